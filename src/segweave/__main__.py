@@ -1,0 +1,3 @@
+from segweave.cli import main
+
+main()

@@ -1,0 +1,3 @@
+"""Encoders: any timm model as a feature pyramid with declared strides."""
+
+from segweave.backbones.encoder import Encoder as Encoder

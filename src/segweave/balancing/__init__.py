@@ -1,0 +1,12 @@
+"""Balancing methods by config name: how the task losses become one update of the shared network."""
+
+from typing import TYPE_CHECKING
+
+from segweave.catalogue import Catalogue
+
+METHODS = Catalogue("balancing method", __name__, {"equal": "Equal", "uncertainty": "Uncertainty"})
+__getattr__ = METHODS.attribute
+
+if TYPE_CHECKING:
+    from segweave.balancing.equal import Equal as Equal
+    from segweave.balancing.uncertainty import Uncertainty as Uncertainty

@@ -1,0 +1,124 @@
+"""The verbs: parse, call one function, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# Two spinning OpenMP threads beside another busy process are many times slower; must stand before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+
+from segweave.errors import SegweaveError
+
+app = typer.Typer(
+    help="One network, one shared encoder, several vision tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+Split = Annotated[str, typer.Option(help="train, val, test or a split of the config")]
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the run; the config's by default")] = None,
+    out: Annotated[Path, typer.Option(help="parent folder of runs")] = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run of this name")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+) -> None:
+    """Train the network that a config describes."""
+    from segweave.schema import read_config
+
+    checked = read_config(config, overrides or [])
+    from segweave import build
+
+    folder, results = build.train(checked, name, out, resume, device)
+    _print_results(results, "validation, best weights")
+    typer.echo(f"run: {folder}")
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Split = "val",
+    data: Annotated[Path | None, typer.Option(help="config with other data")] = None,
+) -> None:
+    """Measure a run's best network on a split."""
+    from segweave.schema import read_config
+
+    other = read_config(data) if data else None
+    from segweave import build
+
+    results = build.evaluate_run(run, split, other)
+    _print_results(results, f"{run.name}, {split}")
+    typer.echo(f"written: {run / f'evaluation-{split}.json'}")
+
+
+@app.command()
+def score(
+    config: ConfigPath,
+    predictions: Annotated[Path, typer.Option(help="folder of prediction files")],
+    split: Split = "val",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
+) -> None:
+    """Measure prediction files of any origin against a config's labels."""
+    from segweave.schema import read_config
+
+    checked = read_config(config)
+    from segweave import build
+
+    results = build.score_predictions(checked, predictions, split)
+    _print_results(results, f"{predictions}, {split}")
+    if out:
+        build.write_results(out, results)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="images, folders or globs")],
+    out: Annotated[Path | None, typer.Option(help="folder to write to")] = None,
+) -> None:
+    """Predict every task on images, into files and pictures."""
+    from segweave import build
+    from segweave.predict import find_images
+    from segweave.predict import predict as predict_images
+
+    find_images(sources)
+    model, config = build.load_run(run)
+    folder = out or run / "predictions"
+    if folder.exists() and any(folder.iterdir()):
+        folder = next(f for n in range(2, 10_000) if not (f := folder.with_name(f"{folder.name}-{n}")).exists())
+    bad = [why for _, why in predict_images(model, sources, folder, config.data.get("size")) if why]
+    for why in bad:
+        typer.echo(why, err=True)
+    typer.echo(f"predictions: {folder}")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _print_results(results: dict, title: str) -> None:
+    from rich.console import Console
+
+    from segweave.report.table import results_table
+
+    Console().print(results_table(results, title))
+
+
+def main() -> None:
+    """The console script: a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except SegweaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

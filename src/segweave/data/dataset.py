@@ -1,0 +1,74 @@
+"""What a data set is: samples by position, with stable ids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from segweave.batch import Sample
+from segweave.errors import ConfigError
+from segweave.tasks.task import Task
+
+
+class Dataset(ABC):
+    """Images with the annotations that exist for them.
+
+    Attributes:
+        ids: stable and unique names of the images, in order.
+    """
+
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """One image with all its annotations. Raises DataError."""
+
+    @abstractmethod
+    def annotation(self, index: int, task: str) -> Tensor | None:
+        """One label alone, None where the image has none."""
+
+    @abstractmethod
+    def labelled(self, task: str) -> int:
+        """How many images carry a label for the task, without decoding any."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the data does."""
+
+    @classmethod
+    def default_classes(cls) -> Mapping[str, Sequence[str]]:
+        """Class names by layer, where the format knows them."""
+        return {}
+
+
+def match_layers(tasks: Sequence[Task], layers: Mapping[str, str]) -> dict[str, str]:
+    """The layer of each task: its `source`, else its name, else its kind where one layer has it.
+
+    Args:
+        layers: kind by layer name.
+
+    Raises:
+        ConfigError: no layer, or several of the kind.
+    """
+    matched = {}
+    for task in tasks:
+        of_kind = [layer for layer, kind in layers.items() if kind == task.kind]
+        if task.source is not None and task.source not in layers:
+            raise ConfigError(f"tasks.{task.name}.source: no layer {task.source!r}; the data has {', '.join(layers)}")
+        if task.source is not None:
+            matched[task.name] = task.source
+        elif task.name in layers:
+            matched[task.name] = task.name
+        elif len(of_kind) == 1:
+            matched[task.name] = of_kind[0]
+        else:
+            raise ConfigError(
+                f"tasks.{task.name}: the data has no layer of that name (it has {', '.join(layers) or 'none'}); "
+                f"name one in tasks.{task.name}.source"
+            )
+    return matched

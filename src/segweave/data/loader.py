@@ -1,0 +1,181 @@
+"""A stream of effective batches that is a function of (seed, epoch, position), whatever the number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from segweave.batch import Batch, Labelled, Sample
+from segweave.data.augment import Augment, Resize, to_float
+from segweave.data.dataset import Dataset
+from segweave.errors import DataError
+from segweave.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Effective:
+    """One optimizer step's images: `step` from 0, `epoch` from 0, and the micro-batches."""
+
+    step: int
+    epoch: int
+    micro: Sequence[Batch]
+
+
+def seed_for(*parts: int) -> int:
+    """A 63-bit seed from whole numbers, the same on any machine."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
+    """Samples of one size to a batch; a task none of them is labelled for is absent from its targets."""
+    targets = {}
+    for name, task in tasks.items():
+        rows = [row for row, sample in enumerate(samples) if name in sample.annotations]
+        if rows:
+            values = [task.encode(samples[row].annotations[name]) for row in rows]
+            targets[name] = Labelled(torch.tensor(rows), torch.stack(values))
+    return Batch([s.id for s in samples], torch.stack([to_float(s.image) for s in samples]), targets)
+
+
+class _Micro(TorchDataset):
+    """Builds micro-batches in workers. A data error travels as a value, so that its message arrives unchanged."""
+
+    def __init__(self, dataset: Dataset, tasks: Mapping[str, Task], augment: Augment, seed: int) -> None:
+        self.dataset = dataset
+        self.tasks = tasks
+        self.augment = augment
+        self.seed = seed
+
+    def __getitem__(self, keys: Sequence[tuple[int, int, int]]) -> Any:
+        try:
+            samples = []
+            for epoch, position, index in keys:
+                generator = torch.Generator().manual_seed(seed_for(self.seed, 1, epoch, position))
+                samples.append(self.augment(self.dataset[index], self.tasks, generator))
+            return collate(samples, self.tasks)
+        except DataError as error:
+            return error
+
+
+class _Evaluation(TorchDataset):
+    def __init__(self, dataset: Dataset, resize: Resize) -> None:
+        self.dataset = dataset
+        self.resize = resize
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            sample = self.dataset[index]
+            return self.resize(sample.image), sample
+        except DataError as error:
+            return error
+
+
+class _Stream:
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        step = self.loader.start_step
+        while True:
+            yield from self.loader.keys(step)
+            step += 1
+
+
+class Loader:
+    """Endless effective batches of augmented training images.
+
+    Args:
+        dataset: the images.
+        tasks: by name.
+        augment: applied to each image with a generator of its own.
+        batch_size: images that go through the network together.
+        accumulate: such micro-batches per optimizer step.
+        seed: of the order and of the augmentation.
+        workers: processes that read; 0 reads in this one.
+        start_step: where the stream begins.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tasks: Mapping[str, Task],
+        augment: Augment,
+        *,
+        batch_size: int = 8,
+        accumulate: int = 1,
+        seed: int = 0,
+        workers: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.seed = seed
+        self.start_step = start_step
+        self.steps_per_epoch = -(-len(dataset) // (batch_size * accumulate))
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._torch = DataLoader(
+            _Micro(dataset, tasks, augment, seed),
+            batch_size=None,
+            sampler=_Stream(self),  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
+            persistent_workers=False,
+        )
+
+    def keys(self, step: int) -> list[list[tuple[int, int, int]]]:
+        """(epoch, position, index) of every image of a step, by micro-batch. An epoch shows each image once."""
+        epoch, inside = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_for(self.seed, 0, epoch))
+            self._order = epoch, torch.randperm(len(self.dataset), generator=generator).tolist()
+        size = self.batch_size * self.accumulate
+        positions = range(inside * size, min(len(self.dataset), (inside + 1) * size))
+        keys = [(epoch, position, self._order[1][position]) for position in positions]
+        return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+
+    def __iter__(self) -> Iterator[Effective]:
+        stream = iter(self._torch)
+        step = self.start_step
+        while True:
+            micro = []
+            for _ in self.keys(step):
+                batch = next(stream)
+                if isinstance(batch, DataError):
+                    raise batch
+                micro.append(batch)
+            yield Effective(step, step // self.steps_per_epoch, micro)
+            step += 1
+
+
+def evaluation_batches(
+    dataset: Dataset, resize: Resize, batch_size: int = 8, workers: int = 0
+) -> Iterator[tuple[Tensor, list[Sample]]]:
+    """Resized images [B, C, h, w] in order, with their samples as read; only images of one size share a batch.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    loader = DataLoader(_Evaluation(dataset, resize), batch_size=None, num_workers=workers)
+    images: list[Tensor] = []
+    samples: list[Sample] = []
+    for item in loader:
+        if isinstance(item, DataError):
+            raise item
+        image, sample = item
+        if images and (len(images) == batch_size or image.shape != images[0].shape):
+            yield torch.stack(images), samples
+            images, samples = [], []
+        images.append(image)
+        samples.append(sample)
+    if images:
+        yield torch.stack(images), samples

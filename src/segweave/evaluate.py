@@ -1,0 +1,90 @@
+"""Metrics of every task over a data set, from a model or from prediction files, at the labels' own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segweave.batch import Sample
+from segweave.data.dataset import Dataset
+from segweave.errors import DataError
+from segweave.model import MultiTaskModel
+from segweave.tasks.task import Task
+
+Results = dict[str, dict[str, Any]]
+"""By task: metric values by key, and the metric's details."""
+
+
+@torch.inference_mode()
+def evaluate(model: MultiTaskModel, batches: Iterable[tuple[Tensor, list[Sample]]]) -> Results:
+    """Runs a model over images and scores its predictions at each image's own size.
+
+    Args:
+        batches: resized images [B, C, h, w] in [0, 1] with the samples as read, from `evaluation_batches`.
+    """
+    device = model.mean.device
+    was_training = model.training
+    model.eval()
+    metrics = {name: task.metric() for name, task in model.tasks.items()}
+    for images, samples in batches:
+        outputs = model(images.to(device))
+        for row, sample in enumerate(samples):
+            for name, annotation in sample.annotations.items():
+                task = model.tasks[name]
+                output = task.resize(outputs[name][row : row + 1], *sample.image.shape[-2:])
+                metrics[name].update(task.decode(output), task.encode(annotation)[None].to(device))
+    model.train(was_training)
+    return {name: {**metric.compute(), **metric.details()} for name, metric in metrics.items()}
+
+
+def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
+    """Scores prediction files of any origin: `folder/<task>/<id>.*`, or `folder/<id>.*` for a single task.
+
+    Raises:
+        DataError: a missing folder, a labelled image without a prediction, or one of another size than its label.
+    """
+    results = {}
+    for task in tasks:
+        place = folder / task.name if (folder / task.name).is_dir() else folder
+        if not folder.is_dir() or (place == folder and len(tasks) > 1):
+            raise DataError(f"{folder / task.name}: no such folder of predictions for task {task.name!r}")
+        found = task.predictions(place)
+        stems = {Path(key).name: reader for key, reader in found.items()}
+        metric = task.metric()
+        for index, id in enumerate(dataset.ids):
+            annotation = dataset.annotation(index, task.name)
+            if annotation is None:
+                continue
+            reader = found.get(id) or stems.get(Path(id).name)
+            if reader is None:
+                raise DataError(f"{place}: no prediction for image {id!r}; found {len(found)} files")
+            prediction, target = reader(), task.encode(annotation)[None]
+            if task.dense and target.ndim == 3:
+                for value in prediction.values():
+                    if value.shape != target.shape:
+                        raise DataError(
+                            f"{place}: {id}: size {list(value.shape[1:])}; its label has {list(target.shape[1:])}"
+                        )
+            metric.update(prediction, target)
+        results[task.name] = {**metric.compute(), **metric.details()}
+    return results
+
+
+def headline(results: Mapping[str, Mapping[str, Any]], tasks: Iterable[Task]) -> dict[str, tuple[float, bool]]:
+    """Each task's headline value, and whether higher is better."""
+    metrics = {task.name: task.metric() for task in tasks}
+    return {n: (float(results[n][m.headline]), m.higher_is_better) for n, m in metrics.items() if n in results}
+
+
+def relative_gain(new: Mapping[str, tuple[float, bool]], old: Mapping[str, tuple[float, bool]]) -> float:
+    """Mean over tasks of the relative change of the headline value, positive for better; tasks at nan or 0 count 0."""
+    gains = []
+    for name, (value, higher) in new.items():
+        before = old[name][0]
+        change = (value - before) / abs(before) if before and before == before and value == value else 0.0
+        gains.append(change if higher else -change)
+    return sum(gains) / len(gains)

@@ -1,0 +1,1 @@
+"""Tables and pictures from plain results; knows no trainer and no task kind."""

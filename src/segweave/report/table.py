@@ -1,0 +1,26 @@
+"""Results as a terminal table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """A row per task and metric; shares that are 0 and say nothing are left out."""
+    table = Table(title=title)
+    table.add_column("task")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for task, values in results.items():
+        first = True
+        for key, value in values.items():
+            if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
+                table.add_row(task if first else "", key, f"{value:.4f}")
+                first = False
+        absent = values.get("absent_classes")
+        if absent:
+            table.add_row("", "not in this split", ", ".join(absent))
+    return table

@@ -1,0 +1,76 @@
+"""A config file to checked values, without importing torch: a misspelt key is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from segweave import config
+from segweave.balancing import METHODS
+from segweave.catalogue import check, signature_options
+from segweave.config import Config
+from segweave.data import FORMATS
+from segweave.errors import ConfigError
+from segweave.tasks import TASKS
+
+_PATHS = ("root",)
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads, overrides and checks a config; paths in it become absolute.
+
+    A relative path is looked for beside the config file first, then in the working directory.
+
+    Raises:
+        ConfigError: with the key, what was found, what was expected and the nearest name.
+    """
+    return check_config(config.load(path, overrides), Path(path).parent)
+
+
+def check_config(raw: Config, base: Path = Path()) -> Config:
+    """The same for a config that was read already."""
+    if not raw.tasks:
+        raise ConfigError(f"{raw.source}: tasks: missing; expected at least one task")
+    data = _with_choice(raw.data, "format", FORMATS, "data", {"augment", "size"})
+    if isinstance(data.get("augment"), Mapping):
+        augment = signature_options("segweave.data.augment:Augment")[0]
+        data["augment"] = check(data["augment"], augment, "data.augment")
+    tasks = {}
+    for name, options in raw.tasks.items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"tasks.{name}: expected a mapping with its kind; found {options!r}")
+        tasks[str(name)] = _with_choice(options, "kind", TASKS, f"tasks.{name}")
+        if isinstance(options.get("classes"), str):
+            tasks[str(name)]["classes"] = _locate(options["classes"], base)
+    model = check(raw.model, signature_options("segweave.build:create_model")[0], "model")
+    if isinstance(model.get("pretrained"), str):
+        model["pretrained"] = _locate(model["pretrained"], base)
+    balancing = _with_choice({"method": "equal", **raw.balancing}, "method", METHODS, "balancing")
+    train = check(raw.train, signature_options("segweave.experiment:Plan")[0], "train")
+    for key in _PATHS:
+        if isinstance(data.get(key), str):
+            data[key] = _locate(data[key], base)
+    return replace(raw, data=data, tasks=tasks, model=model, balancing=balancing, train=train)
+
+
+def _with_choice(
+    section: Mapping[str, Any], key: str, table: Any, where: str, extra: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Checks a section whose `key` chooses the class that has the other options."""
+    if not isinstance(section.get(key), str):
+        raise ConfigError(f"{where}.{key}: missing; expected one of {', '.join(table)}")
+    table.require(section[key], f"{where}.{key}")
+    options = {name: (Any, None) for name in extra if name != "size"} | table.options(section[key])
+    if "size" in extra:
+        options.setdefault("size", (list[int] | None, None))
+    values = {name: value for name, value in section.items() if name != key}
+    return {key: section[key], **check(values, options, where)}
+
+
+def _locate(path: str, base: Path) -> str:
+    for folder in (base, Path()):
+        if (folder / path).exists():
+            return str((folder / path).resolve())
+    return path

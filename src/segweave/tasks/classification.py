@@ -1,0 +1,173 @@
+"""Whole-image classification: one class an image, or any number of labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+from torchvision.tv_tensors import Mask
+
+from segweave import rasters
+from segweave.errors import ConfigError, DataError
+from segweave.metrics.classification import ClassificationMetric
+from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Task, class_names
+
+UNKNOWN = 255
+
+
+class Classification(Task):
+    """Class of the whole image; target int64 [] (single) or float32 [C] of 0 / 1 (multi-label).
+
+    Args:
+        name: the task's name.
+        classes: how many, their names, or a file of names.
+        multi_label: any number of classes an image, each with its own sigmoid.
+        derive: `presence` reads the class-index mask of `source` and labels the classes that occur in it, after
+            augmentation, so that a crop is labelled by what it shows. Implies `multi_label`.
+        ignore: mask ids that are no class, for `derive`; 255 never is.
+
+    Raises:
+        ConfigError: a loss that does not fit `multi_label`.
+    """
+
+    kind = "classification"
+    losses = ("cross_entropy", "binary_cross_entropy")
+    dense = False
+    fill = UNKNOWN
+    place = "encoder"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: int | Sequence[str] | str | None = None,
+        multi_label: bool = False,
+        derive: Literal["presence"] | None = None,
+        ignore: int | Sequence[int] | None = None,
+        **common: Unpack[CommonOptions],
+    ) -> None:
+        self.multi_label = multi_label or derive is not None
+        fitting = "binary_cross_entropy" if self.multi_label else "cross_entropy"
+        super().__init__(name, **{"loss": fitting} | common)  # pyright: ignore[reportArgumentType]
+        if list(self.loss_options) != [fitting]:
+            raise ConfigError(f"tasks.{name}.loss: found {list(self.loss_options)}; expected {fitting} here")
+        self.classes = class_names(name, classes)
+        self.derive = derive
+        self.dense = derive is not None
+        self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
+        self.build_criteria(ignore=-1)
+
+    def resize(self, output: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+        return output
+
+    def wrap(self, values: Tensor) -> Tensor:
+        return Mask(values) if self.derive else values
+
+    def read(self, path: Path) -> Tensor:
+        if self.derive:
+            return self._read_mask(path)
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: expected a text file with a class name; {error}") from None
+        label = self.parse(text)
+        if label is None:
+            raise DataError(f"{path}: empty; expected a class of task {self.name!r}")
+        return label
+
+    def _read_mask(self, path: Path) -> Tensor:
+        labels = rasters.read_index(path).to(torch.int32)
+        for value in self.ignore:
+            labels = torch.where(labels == value, UNKNOWN, labels)
+        stray = labels[(labels != UNKNOWN) & (labels >= len(self.classes))]
+        if len(stray):
+            raise DataError(
+                f"{path}: label id {int(stray[0])} ({int((stray == stray[0]).sum())} pixels) outside the "
+                f"{len(self.classes)} classes of task {self.name!r}; add it to tasks.{self.name}.ignore or .classes"
+            )
+        return Mask(labels.to(torch.uint8))
+
+    def parse(self, text: str) -> Tensor | None:
+        """A class name or id; several, separated by `;` or `|`, for multi-label; `-` for none of them."""
+        text = text.strip()
+        if not text:
+            return None
+        if not self.multi_label:
+            return torch.tensor(self._id(text))
+        target = torch.zeros(len(self.classes))
+        for part in text.replace("|", ";").split(";"):
+            if part.strip() and part.strip() != "-":
+                target[self._id(part.strip())] = 1
+        return target
+
+    def _id(self, text: str) -> int:
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdigit() and int(text) < len(self.classes):
+            return int(text)
+        raise DataError(f"label {text!r} is not a class of task {self.name!r}; expected one of {self.classes}")
+
+    def encode(self, annotation: Tensor) -> Tensor:
+        if not self.derive:
+            return annotation
+        present = torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256) > 0
+        return present[: len(self.classes)].float()
+
+    def head(self, channels: int) -> nn.Module:
+        return PooledHead(channels, len(self.classes))
+
+    def decode(self, output: Tensor) -> Prediction:
+        return {"scores": output.float().sigmoid() if self.multi_label else output.float().softmax(1)}
+
+    def metric(self) -> ClassificationMetric:
+        return ClassificationMetric(self.classes, self.multi_label)
+
+    def write(self, folder: Path, id: str, prediction: Prediction) -> Path:
+        path = folder / f"{self.name}.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        scores = prediction["scores"].tolist()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["image", "label", *self.classes])
+            writer.writerow([id, self._label(prediction), *(f"{score:.6f}" for score in scores)])
+        return path
+
+    def _label(self, prediction: Prediction) -> str:
+        scores = prediction["scores"]
+        if not self.multi_label:
+            return self.classes[int(scores.argmax())]
+        return ";".join(c for c, score in zip(self.classes, scores.tolist(), strict=True) if score > 0.5) or "-"
+
+    def predictions(self, folder: Path) -> dict[str, Callable[[], Prediction]]:
+        path = folder / f"{self.name}.csv"
+        if not path.exists():
+            tables = sorted(folder.glob("*.csv"))
+            if len(tables) != 1:
+                raise DataError(f"{folder}: found {len(tables)} CSV files; expected {self.name}.csv")
+            path = tables[0]
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {row.get("image") or "": self._row_reader(row, path) for row in csv.DictReader(file)}
+
+    def _row_reader(self, row: dict[str, str], path: Path) -> Callable[[], Prediction]:
+        def read() -> Prediction:
+            try:
+                return {"scores": torch.tensor([[float(row[name]) for name in self.classes]])}
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{path}: {row.get('image')}: expected a score column per class; {error!r}") from None
+
+        return read
+
+    def draw(self, image: Tensor, prediction: Prediction) -> Tensor:  # noqa: ARG002
+        return image
+
+    def legend(self, prediction: Prediction) -> Legend:
+        scores = prediction["scores"].tolist()
+        ranked = sorted(zip(scores, self.classes, strict=True), reverse=True)
+        shown = [(s, c) for s, c in ranked if s > 0.5] if self.multi_label else ranked[:1]
+        return Legend(text=", ".join(f"{name} {score:.2f}" for score, name in shown) or "none")

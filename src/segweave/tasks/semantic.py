@@ -1,0 +1,160 @@
+"""Semantic segmentation: one class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.tv_tensors import Mask
+
+from segweave import rasters
+from segweave.errors import ConfigError, DataError
+from segweave.metrics.segmentation import SegmentationMetric
+from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Task, class_names
+
+IGNORE = 255
+"""Unlabelled pixels inside segweave, whatever the files call them."""
+
+
+class Semantic(Task):
+    """One class per pixel; annotation and target are uint8 [H, W] with 255 where nothing is labelled.
+
+    Args:
+        name: the task's name.
+        classes: how many, their names, or a file of names; at most 255. A single class makes the task binary with one
+            logit: 0 in a mask is background, 1 is the class.
+        ignore: ids in the files that mean "not labelled", beside 255 which always does.
+        class_weights: a factor per class in cross_entropy, or `balanced`: pixels / (classes * pixels of the class) over
+            the training set.
+        colours: `{class name: [red, green, blue]}`, for RGB masks and for the pictures.
+
+    Raises:
+        ConfigError: more than 255 classes, or weights or colours that do not fit the classes.
+    """
+
+    kind = "semantic"
+    losses = ("cross_entropy", "iou", "dice")
+    fill = IGNORE
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: int | Sequence[str] | str | None = None,
+        ignore: int | Sequence[int] | None = None,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        colours: Mapping[str, Sequence[int]] | None = None,
+        **common: Unpack[CommonOptions],
+    ) -> None:
+        super().__init__(name, **common)
+        self.classes = class_names(name, classes)
+        self.binary = len(self.classes) == 1
+        self.names = ["background", *self.classes] if self.binary else self.classes
+        if len(self.names) > IGNORE:
+            raise ConfigError(f"tasks.{name}.classes: found {len(self.names)}; expected at most {IGNORE}")
+        self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
+        self.colours = {key: list(value) for key, value in (colours or {}).items()}
+        for key in self.colours:
+            if key not in (*self.names, "ignore"):
+                raise ConfigError(f"tasks.{name}.colours.{key}: not a class; expected some of {self.names} or 'ignore'")
+        palette = rasters.default_palette(len(self.names))
+        self.palette = [tuple(self.colours.get(n, palette[i])) for i, n in enumerate(self.names)]
+        self._set_class_weights(class_weights)
+
+    def _set_class_weights(self, weights: Sequence[float] | Literal["balanced"] | None) -> None:
+        self.class_weights = weights if weights is None or weights == "balanced" else [float(w) for w in weights]
+        tensor = None
+        if isinstance(self.class_weights, list):
+            if len(self.class_weights) != len(self.names) or min(self.class_weights) < 0:
+                raise ConfigError(
+                    f"tasks.{self.name}.class_weights: found {weights}; expected {len(self.names)} numbers, none negative"
+                )
+            tensor = torch.tensor(self.class_weights)
+        self.build_criteria(ignore=IGNORE, weight=tensor, first=1 if self.binary else 0)
+
+    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> None:
+        if self.class_weights != "balanced":
+            return
+        pixels = np.zeros(256, np.int64)
+        for target in targets():
+            pixels += np.bincount(target.numpy().ravel(), minlength=256)
+        pixels = pixels[: len(self.names)]
+        present = int((pixels > 0).sum())
+        weights = [float(pixels.sum() / (present * n)) if n else 0.0 for n in pixels.tolist()]
+        self._set_class_weights(weights)
+
+    def wrap(self, values: Tensor) -> Tensor:
+        return Mask(values)
+
+    def read(self, path: Path) -> Tensor:
+        labels = self._read_ids(path)
+        for value in self.ignore:
+            labels = torch.where(labels == value, IGNORE, labels)
+        low, high = int(labels.min()), int(torch.where(labels == IGNORE, 0, labels).max())
+        if low < 0 or high >= len(self.names):
+            found, pixels = torch.unique(labels[(labels < 0) | (labels >= len(self.names))], return_counts=True)
+            strays = [(int(v), int(n)) for v, n in zip(found, pixels, strict=True) if v != IGNORE][:5]
+            raise DataError(
+                f"{path}: label id {', '.join(f'{v} ({n} pixels)' for v, n in strays)} outside the {len(self.names)} "
+                f"classes of task {self.name!r}; add it to tasks.{self.name}.ignore or to tasks.{self.name}.classes"
+            )
+        return Mask(labels.to(torch.uint8))
+
+    def _read_ids(self, path: Path) -> Tensor:
+        table = {}
+        for key, (red, green, blue) in self.colours.items():
+            table[int(red), int(green), int(blue)] = IGNORE if key == "ignore" else self.names.index(key)
+        return rasters.read_index(path, table or None).to(torch.int32)
+
+    def encode(self, annotation: Tensor) -> Tensor:
+        return annotation.as_subclass(Tensor)
+
+    def head(self, channels: int) -> nn.Module:
+        return DenseHead(channels, len(self.classes))
+
+    def activate(self, output: Tensor) -> Tensor:
+        # softmax over (0, x) is the sigmoid of x: every multi-class loss serves one logit, cross-entropy becomes BCE
+        return torch.cat([torch.zeros_like(output), output], 1) if self.binary else output
+
+    def decode(self, output: Tensor) -> Prediction:
+        return {"labels": (output[:, 0] > 0).long() if self.binary else output.argmax(1)}
+
+    def metric(self) -> SegmentationMetric:
+        return SegmentationMetric(self.names, IGNORE)
+
+    def write(self, folder: Path, id: str, prediction: Prediction) -> Path:
+        path = folder / f"{id}.png"
+        rasters.write_index(prediction["labels"].cpu(), path, self.palette)
+        return path
+
+    def predictions(self, folder: Path) -> dict[str, Callable[[], Prediction]]:
+        def reader(path: Path) -> Callable[[], Prediction]:
+            return lambda: {"labels": self._read_ids(path).long()[None]}
+
+        return {key: reader(path) for key, path in image_files(folder).items()}
+
+    def draw(self, image: Tensor, prediction: Prediction) -> Tensor:
+        colours = torch.tensor(self.palette, dtype=torch.float32)
+        layer = colours[prediction["labels"].cpu()].permute(2, 0, 1)
+        return (0.4 * image.float() + 0.6 * layer).round().clamp(0, 255).to(torch.uint8)
+
+    def legend(self, prediction: Prediction) -> Legend:
+        shown = torch.bincount(prediction["labels"].flatten().cpu(), minlength=len(self.names))
+        order = [i for i in shown.argsort(descending=True).tolist() if shown[i] > 0]
+        return Legend(entries=[(self.names[i], self.palette[i]) for i in order])
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Every raster file below a folder, by its path without suffix. Raises DataError where two share a stem."""
+    suffixes = {".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg"}
+    files: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in files:
+            raise DataError(f"{path}: {files[key].name} has the same stem; expected one file per image")
+        files[key] = path
+    return files

@@ -1,0 +1,259 @@
+"""What a task kind is: reading labels, the head, the losses, the metric, the pictures. One subclass, one file, a kind."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from segweave.batch import Terms
+from segweave.errors import ConfigError, nearest
+from segweave.losses import LOSSES
+from segweave.metrics.metric import Metric
+
+Prediction = Mapping[str, Tensor]
+"""What a task says of a batch of images, by name; the first axis of every tensor is the image."""
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options that every task kind has; `Task` documents them and holds their defaults."""
+
+    weight: float
+    loss: str | Sequence[str] | Mapping[str, float | Mapping[str, Any]] | None
+    average: Literal["pixel", "image"]
+    regularizers: Mapping[str, float]
+    source: str | None
+    decoder: str | Mapping[str, Any] | None
+    at: str | None
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What a reader needs beside a picture: coloured names, or a bar from `low` to `high`, or a line of text."""
+
+    entries: Sequence[tuple[str, tuple[int, int, int]]] = ()
+    bar: tuple[float, float, str] | None = None
+    ramp: Sequence[tuple[int, int, int]] = ()
+    text: str = ""
+
+
+class Task(ABC):
+    """One thing the network predicts.
+
+    Args:
+        name: unique in a network; metrics, files and logs are named after it.
+        weight: alpha, by which the task's loss is multiplied. Positive.
+        loss: a name, several names, or `{name: weight}` / `{name: {weight: w, option: value}}`.
+        average: `pixel` divides a loss by everything it counts in the effective batch, as published numbers are made;
+            `image` averages within each image first.
+        regularizers: beta by the regulariser's name, on this task's own parameters and the features its head reads.
+        source: the data set's layer with this task's labels; otherwise the layer of the task's name, or of its kind.
+        decoder: a decoder of the task's own (a name or `{name: ..., options}`) instead of the model's.
+        at: where the head reads: `decoder`, `encoder` (its last level) or a level such as `stride16` or `layer3`.
+
+    Raises:
+        ConfigError: an unknown loss, or a weight that is not positive.
+    """
+
+    kind: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]]
+    """Names of the losses that make sense for this kind; the first is the default."""
+    dense: ClassVar[bool] = True
+    """Whether annotations have the image's height and width."""
+    fill: ClassVar[float] = 0
+    """Value of annotation pixels outside the image."""
+    place: ClassVar[str] = "decoder"
+    """Where the head reads unless `at` says otherwise."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weight: float = 1.0,
+        loss: str | Sequence[str] | Mapping[str, float | Mapping[str, Any]] | None = None,
+        average: Literal["pixel", "image"] = "pixel",
+        regularizers: Mapping[str, float] | None = None,
+        source: str | None = None,
+        decoder: str | Mapping[str, Any] | None = None,
+        at: str | None = None,
+    ) -> None:
+        if not weight > 0:
+            raise ConfigError(f"tasks.{name}.weight: found {weight}; expected a number above 0")
+        self.name = name
+        self.weight = float(weight)
+        self.loss_options = _normalise(name, loss or self.losses[0], self.losses)
+        self.average = average
+        self.regularizers = dict(regularizers or {})
+        self.source = source
+        self.decoder = decoder
+        self.at = at
+        self.criteria = nn.ModuleDict()
+
+    def spec(self) -> dict[str, Any]:
+        """`{kind, name, option: value}` that `TASKS` builds the same task from; every option is an attribute."""
+        options = [*inspect.signature(type(self).__init__).parameters.values()]
+        common = [*inspect.signature(Task.__init__).parameters.values()]
+        names = {p.name for p in options + common if p.kind is p.KEYWORD_ONLY} - {"loss"}
+        values = {name: getattr(self, name) for name in sorted(names)}
+        return {"kind": self.kind, "name": self.name, "loss": self.loss_options} | values
+
+    def build_criteria(self, **given: Any) -> None:
+        """Builds the named losses; each constructor takes from `given` the positional arguments it has."""
+        self.criteria = nn.ModuleDict()
+        for name, options in self.loss_options.items():
+            constructor = LOSSES.load(name)
+            wanted = inspect.signature(constructor).parameters
+            rest = {key: value for key, value in options.items() if key != "weight"}
+            for key in rest:
+                if key not in LOSSES.options(name):
+                    raise ConfigError(
+                        f"tasks.{self.name}.loss.{name}.{key}: unknown option"
+                        + (f"; did you mean {nearest(key, LOSSES.options(name))}?" if LOSSES.options(name) else "")
+                    )
+            self.criteria[name] = constructor(**{k: v for k, v in given.items() if k in wanted}, **rest)
+
+    def counts(self, target: Tensor) -> dict[str, Float[Tensor, " b"]]:
+        """What each named loss is averaged over, per image: known before the network runs."""
+        counts = {name: criterion.count(target) for name, criterion in self.criteria.items()}  # pyright: ignore
+        if self.average == "image":
+            counts = {name: (count > 0).to(count.dtype) for name, count in counts.items()}
+        return counts
+
+    def loss(self, output: Tensor, target: Tensor) -> Mapping[str, Terms]:
+        """One entry per named loss, already multiplied by that loss's own weight (not by alpha)."""
+        activated = self.activate(output)
+        terms = {}
+        for name, criterion in self.criteria.items():
+            weight = float(self.loss_options[name]["weight"])
+            term = Terms(weight * criterion(activated, target), criterion.count(target))  # pyright: ignore
+            terms[name] = term.per_image() if self.average == "image" else term
+        return terms
+
+    def activate(self, output: Tensor) -> Tensor:
+        """The head's raw output as what the losses are defined on."""
+        return output
+
+    def resize(self, output: Tensor, height: int, width: int) -> Tensor:
+        """The raw output for an image of another size; unchanged where the output has no pixels."""
+        if not self.dense or output.ndim != 4 or output.shape[-2:] == (height, width):
+            return output
+        return nn.functional.interpolate(output.float(), (height, width), mode="bilinear", align_corners=False)
+
+    def zoom(self, annotation: Tensor, factor: float) -> Tensor:  # noqa: ARG002
+        """What a camera that zooms in by `factor` does to the annotation's values; nothing for most kinds."""
+        return annotation
+
+    def parse(self, text: str) -> Tensor | None:  # noqa: ARG002
+        """A table's cell as an annotation; None for the kinds whose cells hold file names."""
+        return None
+
+    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> None:  # noqa: B027
+        """Computes what depends on the training set (such as balanced class weights) from its encoded targets."""
+
+    @abstractmethod
+    def wrap(self, values: Tensor) -> Tensor:
+        """Plain values as this kind's annotation type, which augmentation knows how to transform."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Tensor:
+        """One label file as an annotation. Raises DataError."""
+
+    @abstractmethod
+    def encode(self, annotation: Tensor) -> Tensor:
+        """An augmented annotation as the training target of one image."""
+
+    @abstractmethod
+    def head(self, channels: int) -> nn.Module:
+        """Features [b, channels, h, w] to raw output, as a module called with `(features, height, width)`."""
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> Prediction:
+        """Raw output to a prediction by tensor operations only, so that exported networks hold the same code."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A new, empty metric."""
+
+    @abstractmethod
+    def write(self, folder: Path, id: str, prediction: Prediction) -> Path:
+        """Writes the prediction of ONE image (no batch axis) under `folder` in the field's format."""
+
+    @abstractmethod
+    def predictions(self, folder: Path) -> dict[str, Callable[[], Prediction]]:
+        """The prediction files of any origin in a folder: a reader by image id. Raises DataError."""
+
+    @abstractmethod
+    def draw(self, image: UInt8[Tensor, "3 H W"], prediction: Prediction) -> UInt8[Tensor, "3 H W"]:
+        """The prediction of one image over the image."""
+
+    @abstractmethod
+    def legend(self, prediction: Prediction) -> Legend:
+        """What to print beside the picture of this prediction."""
+
+
+def _normalise(
+    task: str, loss: str | Sequence[str] | Mapping[str, Any], known: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    if isinstance(loss, str):
+        loss = {loss: 1.0}
+    elif not isinstance(loss, Mapping):
+        loss = dict.fromkeys(loss, 1.0)
+    normalised = {}
+    for name, value in loss.items():
+        if name not in known:
+            raise ConfigError(
+                f"tasks.{task}.loss.{name}: unknown loss for this kind; nearest: {nearest(name, known, 3)}"
+            )
+        options = {"weight": 1.0, **value} if isinstance(value, Mapping) else {"weight": value}
+        if not isinstance(options["weight"], int | float) or not options["weight"] > 0:
+            raise ConfigError(
+                f"tasks.{task}.loss.{name}: found weight {options['weight']!r}; expected a number above 0"
+            )
+        normalised[name] = options
+    return normalised
+
+
+def class_names(task: str, classes: int | Sequence[str] | str | None) -> list[str]:
+    """`classes: int | list | path` as a list of names. Raises ConfigError where it is none of these."""
+    if classes is None:
+        raise ConfigError(f"tasks.{task}.classes: missing; expected a number, a list of names or a file of names")
+    if isinstance(classes, str):
+        try:
+            names = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"tasks.{task}.classes: {classes}: cannot be read as a list of names: {error}") from None
+    else:
+        names = [f"class {i}" for i in range(classes)] if isinstance(classes, int) else [str(c) for c in classes]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"tasks.{task}.classes: found {names}; expected at least one name, each once")
+    return names
+
+
+class DenseHead(nn.Module):
+    """A 1 x 1 convolution, then bilinear enlargement to the network's input size."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, features: Tensor, height: int, width: int) -> Tensor:
+        output = self.classifier(features)
+        return nn.functional.interpolate(output, (height, width), mode="bilinear", align_corners=False)
+
+
+class PooledHead(nn.Module):
+    """Global average pooling, then a linear layer."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(channels, outputs)
+
+    def forward(self, features: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1))

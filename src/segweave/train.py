@@ -1,0 +1,237 @@
+"""The one training loop. It knows tasks by name and no task kind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segweave.balancing.balancer import Balancer, Objective
+from segweave.balancing.equal import Equal
+from segweave.batch import Batch
+from segweave.data.loader import Effective, seed_for
+from segweave.errors import SegweaveError
+from segweave.model import MultiTaskModel
+from segweave.optimizers import Schedule
+from segweave.regularizers import REGULARIZERS
+
+_MAX_SKIPPED = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name."""
+
+    step: int
+    epoch: int
+    seconds: float
+    images: int
+    losses: Mapping[str, float]
+    terms: Mapping[str, float]
+    weights: Mapping[str, float]
+    regularizers: Mapping[str, float]
+    total: float
+    lr: float
+    grad_norm: float
+    skipped: bool
+
+    def record(self) -> dict[str, Any]:
+        """One line of `metrics.jsonl`."""
+        line: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 6)}
+        line["images"] = self.images
+        line |= {f"loss/{name}": value for name, value in self.losses.items()}
+        line |= {f"loss/{name}": value for name, value in self.terms.items()}
+        line |= {f"weight/{name}": value for name, value in self.weights.items()}
+        line |= {f"regularizer/{name}": value for name, value in self.regularizers.items()}
+        line |= {"total": self.total, "lr": self.lr, "grad_norm": self.grad_norm}
+        return line | ({"skipped": True} if self.skipped else {})
+
+
+def fit(
+    model: MultiTaskModel,
+    batches: Iterable[Effective | Batch],
+    *,
+    optimizer: torch.optim.Optimizer,
+    balancer: Balancer | None = None,
+    schedule: Schedule | None = None,
+    progress: Callable[[int], float] = lambda _: 0.0,
+    clip: float | None = None,
+    precision: str = "fp32",
+    ema: torch.optim.swa_utils.AveragedModel | None = None,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Trains on every batch of a stream and yields after each optimizer step; stop iterating to stop training.
+
+    A loss is the sum over the effective batch divided by its count, whatever the micro-batches.
+
+    Args:
+        model: on the device to train on.
+        batches: effective batches from a `Loader`, or single batches.
+        optimizer: over the model's parameters, and the balancer's where it has some.
+        balancer: how the losses become one update; the plain sum by default.
+        schedule: sets the learning rate before each step, at `progress(step)` in [0, 1].
+        clip: largest norm of all gradients together.
+        precision: `fp32`, `bf16` or `fp16` autocast.
+        ema: averages the parameters after each step.
+        seed: of dropout; drawn anew from (seed, step), so that a resumed run repeats.
+
+    Raises:
+        SegweaveError: the losses were not finite in 10 steps in a row.
+    """
+    device = model.mean.device
+    balancer = balancer or Equal(list(model.tasks))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    regularizers = _Regularizers(model)
+    private, shared = model.private(), model.shared()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    skipped_in_a_row = 0
+    started = time.perf_counter()
+    for number, item in enumerate(batches):
+        effective = Effective(number, 0, [item]) if isinstance(item, Batch) else item
+        torch.manual_seed(seed_for(seed, 2, effective.step))
+        lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        micro = [batch.to(device) for batch in effective.micro]
+        counts = _counts(model, micro)
+        images = sum(len(batch) for batch in micro)
+        totals: dict[str, Tensor] = {}
+        weights: Mapping[str, Tensor] = {}
+        for position, batch in enumerate(micro):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                features, levels = model.features(batch.images)
+                rows = {name: labelled.rows for name, labelled in batch.targets.items()}
+                outputs = model.outputs(features, *batch.images.shape[-2:], rows)
+                losses = _losses(model, batch, outputs, counts, totals)
+                regulariser = regularizers(features.per_task, levels, len(batch) / images, totals)
+            objective = Objective(
+                tuple(counts),
+                torch.stack([losses[name] for name in counts]) if counts else torch.zeros(0, device=device),
+                regulariser,
+                features.common,
+                shared,
+                private,
+                scaler.get_scale(),
+                last=position == len(micro) - 1,
+            )
+            weights = balancer.backward(objective).weights
+        scaler.unscale_(optimizer)
+        present = [p for p in parameters if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
+        values = _read({**totals, "grad_norm": norm, **{f"weight:{k}": v for k, v in weights.items()}})
+        finite = all(torch.isfinite(torch.tensor(list(values.values()), dtype=torch.float64)).tolist())
+        if finite or precision == "fp16":
+            scaler.step(optimizer)
+        else:
+            balancer.rollback()
+        scaler.update()
+        skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+        if skipped_in_a_row >= _MAX_SKIPPED:
+            bad = [name.partition(":")[2] for name, value in values.items() if value != value]
+            ids = [id for batch in micro for id in batch.ids]
+            raise SegweaveError(
+                f"the loss was not finite in {_MAX_SKIPPED} steps in a row (step {effective.step}: "
+                f"{', '.join(bad) or 'gradient'}; images {', '.join(ids[:4])}); lower train.lr or set train.clip"
+            )
+        if ema is not None and finite:
+            ema.update_parameters(model)
+        now = time.perf_counter()
+        yield _step(effective, now - started, images, values, lr, not finite)
+        started = time.perf_counter()
+
+
+def _counts(model: MultiTaskModel, micro: list[Batch]) -> dict[str, dict[str, Tensor]]:
+    """Count of every loss term over the effective batch, for the tasks that have something labelled in it."""
+    counts: dict[str, dict[str, Tensor]] = {}
+    for name, task in model.tasks.items():
+        for batch in micro:
+            if name in batch.targets:
+                for term, count in task.counts(batch.targets[name].value).items():
+                    total = counts.setdefault(name, {})
+                    total[term] = total.get(term, count.new_zeros(())) + count.sum()
+    return {name: terms for name, terms in counts.items() if any(bool(count > 0) for count in terms.values())}
+
+
+def _losses(
+    model: MultiTaskModel,
+    batch: Batch,
+    outputs: Mapping[str, Tensor],
+    counts: Mapping[str, Mapping[str, Tensor]],
+    totals: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """alpha_i L_i of a micro-batch, divided by the whole batch's counts; adds to the `totals` that are logged."""
+    losses = {}
+    for name, terms in counts.items():
+        task = model.tasks[name]
+        loss = batch.images.new_zeros(())
+        if name in outputs:
+            for term, value in task.loss(outputs[name], batch.targets[name].value).items():
+                part = task.weight * value.sum.sum() / torch.where(terms[term] > 0, terms[term], 1.0)
+                loss = loss + part
+                key = f"term:{name}/{term}"
+                totals[key] = totals.get(key, 0.0) + part.detach()
+        losses[name] = loss
+        totals[f"loss:{name}"] = totals.get(f"loss:{name}", 0.0) + loss.detach()
+    return losses
+
+
+class _Regularizers:
+    """Sum of beta R over the tasks and the shared part."""
+
+    def __init__(self, model: MultiTaskModel) -> None:
+        private = model.private()
+        self.owners = [(name, task.regularizers, private[name]) for name, task in model.tasks.items()]
+        self.owners.append(("shared", model.regularizers, model.shared()))
+        self.built = {name: REGULARIZERS.load(name)() for _, betas, _ in self.owners for name in betas}
+
+    def __call__(
+        self,
+        features: Mapping[str, list[Tensor]],
+        levels: list[Tensor],
+        share: float,
+        totals: dict[str, Tensor],
+    ) -> Tensor:
+        """A micro-batch enters with its share of the images, so that accumulation changes nothing."""
+        result = levels[0].new_zeros((), dtype=torch.float32)
+        for owner, betas, parameters in self.owners:
+            for name, beta in betas.items():
+                value = share * beta * self.built[name](parameters, features.get(owner, levels)).to(result)
+                result = result + value
+                key = f"regularizer:{owner}/{name}"
+                totals[key] = totals.get(key, 0.0) + value.detach()
+        return result
+
+
+def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """One device-to-host copy for everything that is logged."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def _step(
+    effective: Effective, seconds: float, images: int, values: Mapping[str, float], lr: float, skipped: bool
+) -> Step:
+    def group(kind: str) -> dict[str, float]:
+        return {name.partition(":")[2]: value for name, value in values.items() if name.startswith(f"{kind}:")}
+
+    losses, weights, regularizers = group("loss"), group("weight"), group("regularizer")
+    total = sum(weights[name] * value for name, value in losses.items()) + sum(regularizers.values())
+    return Step(
+        effective.step,
+        effective.epoch,
+        seconds,
+        images,
+        losses,
+        group("term"),
+        weights,
+        regularizers,
+        total,
+        lr,
+        values["grad_norm"],
+        skipped,
+    )
