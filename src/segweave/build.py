@@ -100,7 +100,7 @@ def _decoder(settings: str | Mapping[str, Any], encoder: Encoder, where: str) ->
 
 
 def build_tasks(config: Config) -> list[Task]:
-    """The tasks of a config, in its order; classes that are not written come from the data format where it knows them."""
+    """The tasks of a config, in its order; classes that are not written are the data format's, where it knows them."""
     known = FORMATS.load(config.data["format"]).default_classes()  # pyright: ignore
     tasks = []
     for name, options in config.tasks.items():

@@ -1,4 +1,4 @@
-"""A YAML 1.2 file with `key=value` overrides to plain, ordered Python values, and back; refuses what cannot be meant."""
+"""A YAML 1.2 file with `key=value` overrides to plain, ordered Python values, and back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Config:
 class _Loader(yaml.SafeLoader):
     """PyYAML with YAML 1.2's scalars (`1e-3` is a number, `on` and `1:30` are text), no repeated keys, no bombs."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: ARG002
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

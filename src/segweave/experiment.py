@@ -175,7 +175,7 @@ def run(
         ema=ema,
         seed=plan.seed,
     )
-    kept = ema.module if ema is not None else model
+    kept: Any = ema.module if ema is not None else model
     with log, _bar(console, total) as bar:
         job = bar.add_task("train", total=total, completed=state.step, detail="")
         if not state.finished:

@@ -86,7 +86,7 @@ class MultiTaskModel(nn.Module):
     def forward(self, images: Float[Tensor, "B C H W"]) -> dict[str, Tensor]:
         """Images in [0, 1] to the raw output of every task, at the images' size."""
         features, _ = self.features(images)
-        return self.outputs(features, *images.shape[-2:])
+        return self.outputs(features, images.shape[-2], images.shape[-1])
 
     @torch.inference_mode()
     def predict(self, images: Float[Tensor, "B C H W"]) -> dict[str, Prediction]:

@@ -106,7 +106,7 @@ def fit(
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 features, levels = model.features(batch.images)
                 rows = {name: labelled.rows for name, labelled in batch.targets.items()}
-                outputs = model.outputs(features, *batch.images.shape[-2:], rows)
+                outputs = model.outputs(features, batch.images.shape[-2], batch.images.shape[-1], rows)
                 losses = _losses(model, batch, outputs, counts, totals)
                 regulariser = regularizers(features.per_task, levels, len(batch) / images, totals)
             objective = Objective(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
             self.body = timm.create_model(name, pretrained=pretrained is True, **settings)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ConfigError(f"model.backbone: {name} cannot be built with {dict(settings)}: {error}") from None
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
         self.names: list[str] = list(info.module_name())
@@ -114,12 +115,10 @@ def load_weights(body: nn.Module, path: Path) -> Matched:
         raise ConfigError(f"model.pretrained: {path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, Exception) as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"model.pretrained: {path}: not a weights file: {found}") from None
     for wrapper in ("state_dict", "model"):

@@ -119,7 +119,9 @@ class GramianBalancer(Balancer):
         flat = torch.stack([torch.cat([g.detach().float().flatten() for g in row]) for row in rows])
         gramian = objective.reduce(flat @ flat.T) / objective.scale**2
         weights = self.weigh(gramian)
-        mixed = [sum(w * row[i] for w, row in zip(weights, rows, strict=True)) for i in range(len(targets))]
+        mixed = [
+            torch.stack([w * row[i] for w, row in zip(weights, rows, strict=True)]).sum(0) for i in range(len(targets))
+        ]
         if at_features:
             torch.autograd.backward(targets, mixed, inputs=objective.shared, retain_graph=True)
         else:

@@ -17,7 +17,7 @@ class Equal(LossBalancer):
     def combine(
         self,
         losses: Float[Tensor, " n"],
-        tasks: Sequence[str],
+        tasks: Sequence[str],  # noqa: ARG002
         last: bool,  # noqa: ARG002
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         return losses.sum(), torch.ones_like(losses)

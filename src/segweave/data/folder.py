@@ -63,6 +63,7 @@ class Folder(Dataset):
         self.layer = match_layers(readers, {layer: layer for layer in layers})
         self._rows = self._read_table(table) if table else None
         self._splits = splits
+        self._by_folder = "{split}" in images
         self._images = self._find_images(images)
         self.ids = sorted(self._select(self._images))
         if not self.ids:
@@ -89,6 +90,7 @@ class Folder(Dataset):
             for candidate in (self.root / self.split / pattern, base / self.split):
                 if self._splits is None and candidate.is_dir():
                     base = candidate
+                    self._by_folder = True
                     break
         return base, "/".join(parts[fixed:])
 
@@ -113,11 +115,7 @@ class Folder(Dataset):
     def _select(self, images: Mapping[str, Path]) -> list[str]:
         splits = self._splits
         if splits is None:
-            separate = any((self.root / part).is_dir() for part in (self.split,)) or any(
-                (folder / self.split).is_dir() for folder in self.root.iterdir() if folder.is_dir()
-            )
-            uses_folders = separate or any("{split}" in str(p) for p in ())
-            if uses_folders or self.split not in ("train", "val"):
+            if self._by_folder:
                 return list(images)
             splits = {"val": 0.2}
         if self.split not in splits and self.split != "train":
@@ -196,8 +194,8 @@ class Folder(Dataset):
             if reader.dense and annotation.shape[-2:] != image.shape[-2:]:
                 (height, width), (h, w) = image.shape[-2:], annotation.shape[-2:]
                 raise DataError(
-                    f"{self._labels[name][self.ids[index]]}: label is {w}x{h} but its image {path} is {width}x{height}; "
-                    "expected the same size"
+                    f"{self._labels[name][self.ids[index]]}: label is {w}x{h} but its image {path} is "
+                    f"{width}x{height}; expected the same size"
                 )
             annotations[name] = annotation
         return Sample(self.ids[index], image, annotations)

@@ -206,7 +206,7 @@ def _object(canvas: _Canvas, dice: _Dice, kind: int, x: float, z: float) -> tupl
     return mask & (v >= 0) & (v <= 1) & (abs(u) <= 1), colour, window
 
 
-def _car(u: np.ndarray, v: np.ndarray, variant: int, tint: Colour, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _car(u: np.ndarray, v: np.ndarray, variant: int, tint: Colour, seed: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG001
     body = (v > 0.14) & (v < 0.58)
     cabin = (v >= 0.58) & (v < 0.97) & (abs(u) < 0.96 - 0.55 * (v - 0.55))
     wheels = (v <= 0.2) & (abs(abs(u) - 0.74) < 0.2)
@@ -231,7 +231,7 @@ def _person(u: np.ndarray, v: np.ndarray, variant: int, tint: Colour, seed: int)
     return head | torso | legs, colour
 
 
-def _sign(u: np.ndarray, v: np.ndarray, variant: int, tint: Colour, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _sign(u: np.ndarray, v: np.ndarray, variant: int, tint: Colour, seed: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG001
     pole = (abs(u) < 0.13) & (v < 0.8)
     high = (v - 0.83) * 2.9 / 0.45
     radius = u * u + high * high

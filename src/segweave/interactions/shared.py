@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,12 +31,10 @@ class Shared(Interaction):
         self.reads = dict(reads)
         self.decoder = decoder
         self.own = nn.ModuleDict(own)
-        self.channels = {
-            task: channels[level]
-            if level is not None
-            else int((self.own[task] if task in self.own else decoder).channels)  # pyright: ignore
-            for task, level in self.reads.items()
-        }
+        self.channels = {}
+        for task, level in self.reads.items():
+            reader: Any = own.get(task, decoder)
+            self.channels[task] = reader.channels if level is None else channels[level]
 
     def forward(self, levels: Sequence[Tensor]) -> Features:
         decoded = self.decoder(levels) if self.decoder is not None else None

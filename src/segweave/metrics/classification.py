@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -87,7 +87,8 @@ class ClassificationMetric(Metric):
             details["confusion"] = (truth.long().T @ decided.long()).tolist()
         return details
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Metric) -> None:
+        assert isinstance(other, ClassificationMetric)
         self._scores += other._scores
         self._targets += other._targets
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -73,5 +72,6 @@ class DepthMetric(Metric):
             "invalid": mean["invalid"],
         }
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Metric) -> None:
+        assert isinstance(other, DepthMetric)
         self.sums += other.sums

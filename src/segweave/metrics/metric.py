@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
@@ -35,8 +35,8 @@ class Metric(ABC):
         return {}
 
     @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Adds another metric's counts, as if its data had been seen here."""
+    def merge(self, other: Any) -> None:
+        """Adds the counts of another metric of the same class and constructor, as if its data had been seen here."""
 
     @abstractmethod
     def reset(self) -> None:

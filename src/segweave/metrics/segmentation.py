@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,5 +82,6 @@ class SegmentationMetric(Metric):
         absent = [name for name in self.classes if name not in table]
         return {"per_class": table, "absent_classes": absent, "confusion": self.confusion.tolist()}
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Metric) -> None:
+        assert isinstance(other, SegmentationMetric)
         self.confusion += other.confusion

@@ -12,7 +12,7 @@ from segweave.regularizers.regularizer import Regularizer
 
 
 class WeightDecay(Regularizer):
-    """`sum(w^2) / 2` over parameters of two or more axes: biases and norms are left out, as optimizers leave them out."""
+    """`sum(w^2) / 2` over parameters of two or more axes, which leaves out biases and norms."""
 
     def forward(self, parameters: Sequence[Tensor], features: Sequence[Tensor]) -> Float[Tensor, ""]:  # noqa: ARG002
         squares = [p.square().sum() for p in parameters if p.ndim >= 2]

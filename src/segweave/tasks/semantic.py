@@ -62,7 +62,10 @@ class Semantic(Task):
             if key not in (*self.names, "ignore"):
                 raise ConfigError(f"tasks.{name}.colours.{key}: not a class; expected some of {self.names} or 'ignore'")
         palette = rasters.default_palette(len(self.names))
-        self.palette = [tuple(self.colours.get(n, palette[i])) for i, n in enumerate(self.names)]
+        self.palette: list[tuple[int, int, int]] = []
+        for name_, fallback in zip(self.names, palette, strict=True):
+            red, green, blue = self.colours.get(name_, fallback)
+            self.palette.append((red, green, blue))
         self._set_class_weights(class_weights)
 
     def _set_class_weights(self, weights: Sequence[float] | Literal["balanced"] | None) -> None:
@@ -71,7 +74,8 @@ class Semantic(Task):
         if isinstance(self.class_weights, list):
             if len(self.class_weights) != len(self.names) or min(self.class_weights) < 0:
                 raise ConfigError(
-                    f"tasks.{self.name}.class_weights: found {weights}; expected {len(self.names)} numbers, none negative"
+                    f"tasks.{self.name}.class_weights: found {weights}; expected "
+                    f"{len(self.names)} numbers, none negative"
                 )
             tensor = torch.tensor(self.class_weights)
         self.build_criteria(ignore=IGNORE, weight=tensor, first=1 if self.binary else 0)

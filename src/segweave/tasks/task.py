@@ -1,4 +1,4 @@
-"""What a task kind is: reading labels, the head, the losses, the metric, the pictures. One subclass, one file, a kind."""
+"""What a task kind is: reading labels, the head, the losses, the metric, the pictures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Task(ABC):
     kind: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     """Names of the losses that make sense for this kind; the first is the default."""
-    dense: ClassVar[bool] = True
+    dense: bool = True
     """Whether annotations have the image's height and width."""
     fill: ClassVar[float] = 0
     """Value of annotation pixels outside the image."""

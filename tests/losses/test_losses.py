@@ -1,0 +1,275 @@
+"""The losses against hand values, PyTorch, segmentation-models-pytorch and finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from segweave.errors import ConfigError
+from segweave.losses.binary_cross_entropy import BinaryCrossEntropy
+from segweave.losses.cross_entropy import CrossEntropy
+from segweave.losses.dice import Dice
+from segweave.losses.iou import SoftIoU
+from segweave.losses.l1 import L1
+from segweave.losses.loss import Loss
+from segweave.losses.silog import ScaleInvariantLog
+
+IGNORE = 255
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def labels(classes: int, *shape: int, ignored: float = 0.2, ignore: int = IGNORE) -> Tensor:
+    target = torch.randint(0, classes, shape)
+    return torch.where(torch.rand(shape) < ignored, ignore, target)
+
+
+def measured(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.rand(shape, dtype=dtype) * 9 + 1).where(torch.rand(shape) < 0.7, 0)
+
+
+def logits_of(probability: float) -> Tensor:
+    """Two-class logits whose second class has this probability."""
+    return torch.tensor([0.0, math.log(probability / (1 - probability))])
+
+
+class TestCrossEntropy:
+    @pytest.mark.parametrize("shape", [(), (7,), (5, 6), (3, 4, 5)])
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+    def test_is_torchs_mean_over_the_batch(self, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype) -> None:
+        output = torch.randn(6, 4, *shape, requires_grad=True)
+        target = labels(4, 6, *shape)
+        weight = torch.tensor([0.5, 2.0, 1.0, 3.0]) if weighted else None
+        loss = CrossEntropy(IGNORE, weight)
+        mean = loss(output, target.to(dtype)).sum() / loss.count(target.to(dtype)).sum()
+        expected = functional.cross_entropy(output, target, weight, ignore_index=IGNORE)
+        torch.testing.assert_close(mean, expected)
+        torch.testing.assert_close(torch.autograd.grad(mean, output), torch.autograd.grad(expected, output))
+
+    def test_hand_value_per_image(self) -> None:
+        output = torch.stack([logits_of(0.25), logits_of(0.5)]).T[None].repeat(2, 1, 1)
+        loss = CrossEntropy(IGNORE)
+        target = torch.tensor([[1, 0], [IGNORE, 1]])
+        torch.testing.assert_close(loss(output, target), torch.tensor([math.log(8), math.log(2)]))
+        assert loss.count(target).tolist() == [2, 1]
+
+    def test_ignore_of_minus_one_does_not_swallow_255_of_a_uint8_target(self) -> None:
+        assert CrossEntropy(-1).count(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [2]
+
+    def test_weight_is_a_buffer(self) -> None:
+        assert "weight" in dict(CrossEntropy(IGNORE, torch.ones(3)).named_buffers())
+
+    def test_half_precision_is_raised_and_double_kept(self) -> None:
+        target = labels(3, 2, 4, 4)
+        output = torch.randn(2, 3, 4, 4)
+        assert CrossEntropy(IGNORE)(output.bfloat16(), target).dtype == torch.float32
+        assert CrossEntropy(IGNORE)(output.double(), target).dtype == torch.float64
+        half = CrossEntropy(IGNORE)(output.half(), target)
+        torch.testing.assert_close(half, CrossEntropy(IGNORE)(output.half().float(), target))
+
+    def test_shapes_are_checked(self) -> None:
+        with pytest.raises(Exception, match=r"[Tt]ype"):
+            CrossEntropy(IGNORE)(torch.randn(2, 3, 4, 4), torch.zeros(2, 5, 4, dtype=torch.int64))
+
+
+OVERLAPS = pytest.mark.parametrize(
+    ("kind", "reference"), [(SoftIoU, smp.losses.JaccardLoss), (Dice, smp.losses.DiceLoss)]
+)
+
+
+@OVERLAPS
+class TestOverlap:
+    def test_is_smp_on_one_image(self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]) -> None:
+        """smp divides by all classes, absent ones scoring a loss of 0; here the mean is over the present ones."""
+        output = torch.randn(1, 5, 8, 8)
+        target = torch.randint(0, 3, (1, 8, 8))
+        expected = reference("multiclass", smooth=0.0)(output, target) * 5 / 3
+        torch.testing.assert_close(kind(IGNORE)(output, target)[0], expected)
+
+    def test_ignored_pixels_do_not_count(self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]) -> None:
+        output = torch.randn(1, 3, 8, 8)
+        target = torch.randint(0, 3, (1, 8, 8))
+        target[:, 4:] = IGNORE
+        expected = reference("multiclass", smooth=0.0)(output[:, :, :4], target[:, :4])
+        torch.testing.assert_close(kind(IGNORE)(output, target)[0], expected)
+        torch.testing.assert_close(kind(IGNORE)(output, target.to(torch.uint8))[0], expected)
+
+    def test_ignore_may_be_a_class_index(self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]) -> None:  # noqa: ARG002
+        output = torch.randn(1, 3, 8, 8)
+        target = torch.randint(0, 3, (1, 8, 8))
+        torch.testing.assert_close(
+            kind(0)(output, target), kind(IGNORE)(output, torch.where(target == 0, IGNORE, target))
+        )
+
+    def test_every_image_stands_alone(self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]) -> None:  # noqa: ARG002
+        output, target = torch.randn(3, 4, 6, 6), labels(4, 3, 6, 6)
+        alone = torch.cat([kind(IGNORE)(output[i : i + 1], target[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(kind(IGNORE)(output, target), alone)
+        assert kind(IGNORE).count(target).tolist() == [1, 1, 1]
+
+    def test_negative_image_costs_its_mean_probability(
+        self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]
+    ) -> None:
+        del reference
+        output = torch.stack([logits_of(0.25), logits_of(0.75), logits_of(0.9)]).T[None, :, None]
+        target = torch.tensor([[[0, 0, IGNORE]]])
+        torch.testing.assert_close(kind(IGNORE, 1)(output, target), torch.tensor([0.5]))
+
+    def test_perfect_is_zero_and_opposite_is_one(
+        self, kind: type[SoftIoU | Dice], reference: Callable[..., Loss]
+    ) -> None:
+        del reference
+        target = torch.tensor([[[0, 1], [1, 2]]])
+        sure = functional.one_hot(target, 3).movedim(-1, 1) * 200.0
+        assert kind(IGNORE)(sure, target).item() == pytest.approx(0, abs=1e-6)
+        assert kind(IGNORE)(-sure, target).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_overlap_hand_values() -> None:
+    # foreground probabilities 0.75 0.25 0.5 0.5, truth 1 0 1 0: I = 1.25, P = 2, G = 2
+    output = torch.stack([logits_of(p) for p in (0.75, 0.25, 0.5, 0.5)]).T.reshape(1, 2, 2, 2)
+    target = torch.tensor([[[1, 0], [1, 0]]])
+    torch.testing.assert_close(SoftIoU(IGNORE, 1)(output, target), torch.tensor([1 - 1.25 / 2.75]))
+    torch.testing.assert_close(Dice(IGNORE, 1)(output, target), torch.tensor([1 - 2.5 / 4]))
+    # by symmetry the background scores the same
+    torch.testing.assert_close(SoftIoU(IGNORE)(output, target), torch.tensor([1 - 1.25 / 2.75]))
+
+
+class TestBinaryCrossEntropy:
+    def test_is_torchs_mean_over_known_entries(self) -> None:
+        output = torch.randn(6, 5)
+        target = torch.randint(-1, 2, (6, 5)).float()
+        known = target != -1
+        loss = BinaryCrossEntropy()
+        expected = functional.binary_cross_entropy_with_logits(output[known], target[known])
+        torch.testing.assert_close(loss(output, target).sum() / loss.count(target).sum(), expected)
+        assert loss.count(target).tolist() == known.sum(1).tolist()
+
+    def test_hand_value(self) -> None:
+        output = torch.tensor([[0.0, math.log(3), 5.0]])
+        value = BinaryCrossEntropy()(output, torch.tensor([[1.0, 0.0, -1.0]]))
+        torch.testing.assert_close(value, torch.tensor([math.log(2) + math.log(4)]))
+
+
+class TestDepth:
+    def test_l1_hand_value(self) -> None:
+        output, target = torch.tensor([[[1.0, 5.0, 9.0]]]), torch.tensor([[[2.0, 0.0, 6.0]]])
+        assert L1()(output, target).tolist() == [4]
+        assert L1().count(target).tolist() == [2]
+
+    def test_silog_hand_value(self) -> None:
+        # d = log 2, 0 over the two measured pixels: mean(d^2) = log(2)^2 / 2, mean(d)^2 = log(2)^2 / 4
+        output, target = torch.tensor([[[2.0, 7.0, 3.0]]]), torch.tensor([[[1.0, 0.0, 3.0]]])
+        for focus in (0.0, 0.5, 0.85, 1.0):
+            value = ScaleInvariantLog(variance_focus=focus)(output, target)
+            torch.testing.assert_close(value, torch.tensor([math.log(2) ** 2 * (1 / 2 - focus / 4)]))
+        assert ScaleInvariantLog().count(target).tolist() == [1]
+
+    def test_silog_is_eigens_equation(self) -> None:
+        target = measured(3, 6, 6, dtype=torch.float64)
+        output = torch.rand(3, 6, 6, dtype=torch.float64) * 9 + 1
+        expected = []
+        for p, t in zip(output, target, strict=True):
+            d = p[t > 0].log() - t[t > 0].log()
+            expected.append((d.square().mean() - 0.5 * d.mean().square()).item())
+        assert ScaleInvariantLog()(output, target).tolist() == pytest.approx(expected)
+
+    def test_full_focus_forgives_scale(self) -> None:
+        target = measured(2, 32, 32)
+        value = ScaleInvariantLog(variance_focus=1.0)(target * 1000 + (target == 0), target)
+        assert (value >= 0).all()
+        torch.testing.assert_close(value, torch.zeros(2), atol=1e-10, rtol=0)
+
+    @pytest.mark.parametrize("focus", [-0.1, 1.1, math.nan])
+    def test_variance_focus_is_a_share(self, focus: float) -> None:
+        with pytest.raises(ConfigError, match="variance_focus"):
+            ScaleInvariantLog(variance_focus=focus)
+
+
+def cases() -> dict[str, tuple[Loss, Tensor, Tensor]]:
+    """Loss, output and target in float64 with two images, the second without any label."""
+    torch.manual_seed(1)
+    mask = labels(3, 2, 3, 3)
+    mask[1] = IGNORE
+    known = torch.tensor([[1.0, 0.0, -1.0], [-1.0, -1.0, -1.0]], dtype=torch.float64)
+    metres = measured(2, 3, 3, dtype=torch.float64)
+    metres[1] = 0
+    logits = torch.randn(2, 3, 3, 3, dtype=torch.float64)
+    depth = torch.rand(2, 3, 3, dtype=torch.float64) * 5 + 0.5
+    return {
+        "cross_entropy": (CrossEntropy(IGNORE), logits, mask),
+        "weighted": (CrossEntropy(IGNORE, torch.tensor([1.0, 2.0, 0.5])), logits, mask),
+        "iou": (SoftIoU(IGNORE), logits, mask),
+        "iou_first": (SoftIoU(IGNORE, 1), logits, mask),
+        "dice": (Dice(IGNORE), logits, mask),
+        "dice_negative": (Dice(IGNORE, 1), logits, torch.where(mask == IGNORE, mask, 0)),
+        "binary_cross_entropy": (BinaryCrossEntropy(), torch.randn(2, 3, dtype=torch.float64), known),
+        "l1": (L1(), depth, metres),
+        "silog": (ScaleInvariantLog(), depth, metres),
+        "silog_scale_free": (ScaleInvariantLog(variance_focus=1.0), depth, metres),
+    }
+
+
+EVERY = pytest.mark.parametrize("name", list(cases()))
+
+
+@EVERY
+def test_gradient_is_that_of_finite_differences(name: str) -> None:
+    loss, output, target = cases()[name]
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), (output.requires_grad_(),))
+
+
+@EVERY
+def test_image_without_labels(name: str) -> None:
+    loss, output, target = cases()[name]
+    output.requires_grad_()
+    value, count = loss(output, target), loss.count(target)
+    value.sum().backward()
+    assert value.shape == count.shape == (2,)
+    assert value[0] > 0
+    assert count[0] > 0
+    assert value[1] == 0
+    assert count[1] == 0
+    assert output.grad is not None
+    assert output.grad[0].abs().sum() > 0
+    assert (output.grad[1] == 0).all()
+
+
+@EVERY
+def test_half_precision_is_raised_to_float32(name: str) -> None:
+    loss, output, target = cases()[name]
+    target = target.float() if target.is_floating_point() else target
+    assert loss(output.bfloat16(), target).dtype == torch.float32
+    torch.testing.assert_close(loss(output.bfloat16(), target), loss(output.bfloat16().float(), target))
+
+
+@EVERY
+def test_needs_no_host_sync(name: str) -> None:
+    """The meta device has no values, so anything that reads one (item, a boolean-mask index) fails there."""
+    loss, output, target = cases()[name]
+    loss = loss.to("meta")
+    assert loss(output.to("meta"), target.to("meta")).shape == (2,)
+    assert loss.count(target.to("meta")).shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "l1", "silog"])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_unlabelled_outputs_may_be_anything(name: str, bad: float) -> None:
+    loss, output, target = cases()[name]
+    unlabelled = target == (-1 if name == "binary_cross_entropy" else 0)
+    broken = torch.where(unlabelled, bad, output).requires_grad_()
+    value = loss(broken, target)
+    torch.testing.assert_close(value, loss(output, target))
+    value.sum().backward()
+    assert broken.grad is not None
+    assert broken.grad.isfinite().all()
