@@ -201,7 +201,7 @@ def test_folder_faults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "counts"), [("camvid", (123, 51)), ("nyuv2", (250, 50))])
 def test_real_data_trains_by_config_alone(name: str, counts: tuple[int, int], real_data: Path, tmp_path: Path) -> None:
-    root = real_data / ("camvid" if name == "camvid" else "nyuv2/data")
+    root = real_data / ("camvid/CamVid" if name == "camvid" else "nyuv2/data")
     weights = real_data / "weights" / "mobilenetv1_100_partial.safetensors"
     example = Path(__file__).parents[1] / "examples" / f"{name}.yaml"
     changes = [

@@ -306,6 +306,8 @@ def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: Multi
             raise CheckpointError(f"{folder}: was trained with another {name}: {found[0]}") from None
     for key, value in meta.items():
         setattr(state, key, value)
+    if state.best is not None:
+        state.best = {name: (value, higher) for name, (value, higher) in state.best.items()}
     log = folder / "metrics.jsonl"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _done(line, state.step)]
     log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -64,7 +64,7 @@ class Augment:
         flip = chance[3] < self.flip
         padding = [0, 0, crop_w - out_w, crop_h - out_h]
 
-        def move(value: Tensor, fill: float, mode: InterpolationMode) -> Tensor:
+        def move(value: Tensor, fill: int | float, mode: InterpolationMode) -> Tensor:
             value = functional.resized_crop(
                 value, top, left, window_h, window_w, [out_h, out_w], interpolation=mode, antialias=True
             )
