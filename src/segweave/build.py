@@ -108,8 +108,6 @@ def build_tasks(config: Config) -> list[Task]:
         kind = options.pop("kind")
         if "classes" in TASKS.options(kind) and options.get("classes") is None:
             default = known.get(options.get("source") or name) or known.get(kind)
-            if default is None and kind == "classification" and len(known) > 1:
-                default = known.get("scene")
             options["classes"] = list(default) if default else None
         tasks.append(TASKS.load(kind)(name, **options))
     return tasks

@@ -1,4 +1,4 @@
-"""Uncertainty weighting (Kendall, Gal & Cipolla 2018, equation 7, with one log-variance per task)."""
+"""Uncertainty weighting (Kendall, Gal & Cipolla 2018, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from segweave.balancing.balancer import LossBalancer
 
 
 class Uncertainty(LossBalancer):
-    """`sum_i (exp(-s_i) L_i + s_i) / 2` with a learned log-variance `s_i` per task, which starts at 0.
+    """`sum_i (exp(-s_i) L_i + s_i) / 2` with a learned log-variance `s_i = ln sigma_i^2` per task, which starts at 0.
 
-    The weights are linear in the losses, so accumulation over micro-batches is exact; `s_i / 2` enters once a step.
-    A task without labels keeps its `s_i`.
+    This is equation 7 of the paper for any number of losses, with the same factor 1/2 for all kinds of task. The sum
+    is linear in the losses, and `s_i / 2` enters with the last micro-batch only, so that accumulation over
+    micro-batches is exact. A task without a label in the effective batch keeps its `s_i`, and its gradient None.
+
+    Args:
+        tasks: every task of the network; state is kept by these names.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -25,6 +29,8 @@ class Uncertainty(LossBalancer):
     def combine(
         self, losses: Float[Tensor, " n"], tasks: Sequence[str], last: bool
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        if not tasks:
+            return losses.sum(), losses
         log_variance = torch.stack([self.log_variance[task] for task in tasks])
         weights = torch.exp(-log_variance) / 2
         penalty = log_variance.sum() / 2 if last else 0.0

@@ -42,7 +42,7 @@ class Dataset(ABC):
 
     @classmethod
     def default_classes(cls) -> Mapping[str, Sequence[str]]:
-        """Class names by layer, where the format knows them."""
+        """Class names by layer, and by task kind where one layer is of it; empty where the format knows none."""
         return {}
 
 

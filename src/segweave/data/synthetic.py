@@ -57,7 +57,7 @@ class Synthetic(Dataset):
 
     @classmethod
     def default_classes(cls) -> Mapping[str, Sequence[str]]:
-        return {"semantic": streets.CLASSES, "scene": streets.SCENES}
+        return {"semantic": streets.CLASSES, "scene": streets.SCENES, "classification": streets.SCENES}
 
     def _annotation(self, street: streets.Street, task: str) -> Tensor:
         layers = {"semantic": street.semantic, "depth": street.depth, "scene": street.scene}

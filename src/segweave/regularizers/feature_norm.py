@@ -12,7 +12,12 @@ from segweave.regularizers.regularizer import Regularizer
 
 
 class FeatureNorm(Regularizer):
-    """Mean over the feature tensors of each one's mean square; 0 without features."""
+    """Mean over the feature tensors of each one's mean square, at least 0; parameters are not read.
+
+    Every tensor counts the same, whatever its size. Half-precision features are squared in float32, where 256^2 does
+    not overflow. 0 without features.
+    """
 
     def forward(self, parameters: Sequence[Tensor], features: Sequence[Tensor]) -> Float[Tensor, ""]:  # noqa: ARG002
-        return torch.stack([f.float().square().mean() for f in features]).mean() if features else torch.zeros(())
+        squares = [(f if f.dtype == torch.float64 else f.float()).square().mean() for f in features]
+        return torch.stack(squares).mean() if squares else torch.zeros(())

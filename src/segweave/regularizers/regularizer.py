@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 
 class Regularizer(nn.Module, ABC):
-    """R_i of the objective, before its beta."""
+    """R_i of the objective `sum_i alpha_i L_i + beta_i R_i`, before its beta. Its gradient is never reweighted."""
 
     @abstractmethod
     def forward(self, parameters: Sequence[Tensor], features: Sequence[Tensor]) -> Float[Tensor, ""]:
-        """The owner's parameters and the features it reads [B, C, h, w] to a scalar."""
+        """One number that grows with what is to be kept small.
+
+        Args:
+            parameters: the owner's, a task's or the shared ones, of any shape.
+            features: what the owner reads, each [B, C, h, w]; the sizes may differ.
+        """
