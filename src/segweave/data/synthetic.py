@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from segweave.batch import Sample
 from segweave.data import streets
@@ -15,10 +16,14 @@ from segweave.errors import ConfigError
 from segweave.tasks.task import Task
 
 _FIRST = {"train": 0, "val": 1 << 24, "test": 2 << 24}
+_LAYERS = {"semantic": "semantic", "objects": "detection", "depth": "depth", "scene": "classification"}
 
 
 class Synthetic(Dataset):
-    """Rendered streets with the layers semantic, depth and scene.
+    """Rendered streets with the layers semantic, objects, depth and scene.
+
+    A task's `wrap` gets uint8 [H, W] of semantic, float32 [H, W] metres of depth (0 for sky), an int64 [] of scene, and
+    of objects a mapping: `boxes`, BoundingBoxes float32 [N, 4] in pixels as x1 y1 x2 y2, and `labels`, int64 [N].
 
     Args:
         split: `train` has `count` images, `val` and `test` max(8, count / 5) other ones each.
@@ -52,16 +57,20 @@ class Synthetic(Dataset):
         total = count if split == "train" else max(8, count // 5)
         self.ids = [f"{split}-{index:06d}" for index in range(total)]
         self.readers = {task.name: task for task in readers}
-        layers = {"semantic": "semantic", "depth": "depth", "scene": "classification"}
-        self.layer = match_layers(readers, layers)
+        self.layer = match_layers(readers, _LAYERS)
 
     @classmethod
     def default_classes(cls) -> Mapping[str, Sequence[str]]:
-        return {"semantic": streets.CLASSES, "scene": streets.SCENES, "classification": streets.SCENES}
+        of_layer = {"semantic": streets.CLASSES, "objects": streets.OBJECTS, "scene": streets.SCENES}
+        return of_layer | {"detection": streets.OBJECTS, "classification": streets.SCENES}
 
     def _annotation(self, street: streets.Street, task: str) -> Tensor:
-        layers = {"semantic": street.semantic, "depth": street.depth, "scene": street.scene}
-        return self.readers[task].wrap(torch.as_tensor(layers[self.layer[task]]))
+        layer, wrap = self.layer[task], self.readers[task].wrap
+        if layer == "objects":
+            size = (self.height, self.width)
+            boxes = BoundingBoxes(torch.from_numpy(street.boxes), format=BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore
+            return wrap({"boxes": boxes, "labels": torch.from_numpy(street.labels)})  # pyright: ignore
+        return wrap(torch.as_tensor(getattr(street, layer)))
 
     def _render(self, index: int) -> streets.Street:
         return streets.render(self.seed, self.first + index, self.height, self.width)
@@ -78,4 +87,5 @@ class Synthetic(Dataset):
         return len(self)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr((self.seed, self.first, len(self), self.height, self.width)).encode()).hexdigest()
+        content = (streets.EDITION, self.seed, self.first, len(self), self.height, self.width)
+        return hashlib.sha256(repr(content).encode()).hexdigest()
