@@ -1,17 +1,18 @@
-"""Cross-entropy of independent sigmoids, for multi-label classification."""
+"""Cross-entropy of independent sigmoids, for multi-label classification (Bishop 2006, equation 4.90)."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segweave.losses.loss import Loss, full
+from segweave.losses.loss import Loss, full, per_image
 
 
 class BinaryCrossEntropy(Loss):
-    """Sum over known labels of `-t log s - (1 - t) log(1 - s)`, s = sigmoid(output); counts the known labels.
+    """Sum over known labels of `-t log s - (1 - t) log(1 - s)`, s = sigmoid(output), 0 or more; counts those labels.
 
-    Outputs are logits [b, C]; targets are floats [b, C]: 0, 1 or `ignore`.
+    Outputs are logits [b, C]; targets are floats [b, C]: 0, 1 (or between, for soft labels) or `ignore`. C. M. Bishop,
+    Pattern Recognition and Machine Learning (2006), equation 4.90, once per class.
 
     Args:
         ignore: target value of a label that is not known.
@@ -22,7 +23,7 @@ class BinaryCrossEntropy(Loss):
         self.ignore = ignore
 
     def count(self, target: Float[Tensor, "b C"]) -> Float[Tensor, " b"]:
-        return (target != self.ignore).sum(1).float()
+        return per_image(target != self.ignore)
 
     def forward(self, output: Float[Tensor, "b C"], target: Float[Tensor, "b C"]) -> Float[Tensor, " b"]:
         known = target != self.ignore

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from segweave.losses.loss import Loss
-from segweave.losses.overlap import labelled_images, mean_over_present, soft_overlap
+from segweave.losses.loss import Loss, labelled, labelled_images
+from segweave.losses.overlap import mean_over_present, soft_overlap
 
 
 class Dice(Loss):
@@ -15,6 +15,8 @@ class Dice(Loss):
     Outputs are logits [b, C, H, W], targets class indices [b, H, W] of any integer type: 0 to C - 1 or `ignore`. I, P
     and G are the intersection, the predicted mass and the true mass of a class over the image's labelled pixels. An
     image with none of the classes costs the mean probability that they get there, so that false positives cost too.
+    C. H. Sudre et al., Generalised Dice overlap as a deep learning loss function (2017), DL2: here per class and
+    without its epsilon.
 
     Args:
         ignore: target value that is not labelled.
@@ -27,7 +29,7 @@ class Dice(Loss):
         self.first = first
 
     def count(self, target: Integer[Tensor, "b H W"]) -> Float[Tensor, " b"]:
-        return labelled_images(target, self.ignore)
+        return labelled_images(labelled(target, self.ignore))
 
     def forward(self, output: Float[Tensor, "b C H W"], target: Integer[Tensor, "b H W"]) -> Float[Tensor, " b"]:
         shared, predicted, true = soft_overlap(output, target, self.ignore)

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from segweave.losses.loss import full
+from segweave.losses.loss import full, labelled, pieces
 
 
 def soft_overlap(
     output: Float[Tensor, "b C H W"], target: Integer[Tensor, "b H W"], ignore: int
 ) -> tuple[Float[Tensor, "b C"], Float[Tensor, "b C"], Float[Tensor, "b C"]]:
-    """Intersection, predicted mass and true mass of softmax probabilities and labels, over labelled pixels."""
-    probabilities = full(output).flatten(2).softmax(1)
-    labels = target.long().flatten(1)[:, None]
-    labelled = labels != ignore
-    truth = (labels == torch.arange(output.shape[1], device=output.device)[:, None]) & labelled
-    shared = probabilities.where(truth, 0).sum(2)
-    return shared, probabilities.where(labelled, 0).sum(2), truth.sum(2).to(shared.dtype)
+    """Intersection, predicted mass and true mass of softmax probabilities and labels, over labelled pixels; 0 to H W.
+
+    The intersection is added up from the one probability that each pixel gives its true class, so that no mask of
+    [b, C, H, W] is made or kept for the backward pass.
+    """
+    parts = [_overlap(full(logits).softmax(1), classes, ignore) for logits, classes in pieces(output, target)]
+    shared, predicted, true = (torch.cat(part) for part in zip(*parts, strict=True))
+    return shared, predicted, true
+
+
+def _overlap(
+    probabilities: Float[Tensor, "p C H W"], target: Integer[Tensor, "p H W"], ignore: int
+) -> tuple[Float[Tensor, "p C"], Float[Tensor, "p C"], Float[Tensor, "p C"]]:
+    known = labelled(target, ignore)
+    index = target.long().where(known, 0)
+    mass = known.to(probabilities.dtype)
+    hit = probabilities.gather(1, index[:, None])[:, 0] * mass
+    classes = probabilities.shape[1]
+    predicted = (probabilities * mass[:, None]).flatten(2).sum(2)
+    return _by_class(hit, index, classes), predicted, _by_class(mass, index, classes)
+
+
+def _by_class(
+    values: Float[Tensor, "p H W"], index: Int64[Tensor, "p H W"], classes: int
+) -> Float[Tensor, "p {classes}"]:
+    """Sum of the values of each class: per row first, because one long chain of additions loses digits in float32."""
+    rows = values.new_zeros(*index.shape[:2], classes)
+    return rows.scatter_add(2, index, values).sum(1)
 
 
 def mean_over_present(
@@ -34,9 +55,5 @@ def mean_over_present(
     mean = (score[:, first:] * present).sum(1) / present.sum(1).clamp(min=1)
     false = predicted[:, first:].sum(1) / pixels.clamp(min=1)
     loss = torch.where(present.sum(1) > 0, 1 - mean, false)
-    return torch.where(pixels > 0, loss, 0)
-
-
-def labelled_images(target: Integer[Tensor, "b H W"], ignore: int) -> Float[Tensor, " b"]:
-    """1 for every image with a labelled pixel, else 0."""
-    return (target.long() != ignore).flatten(1).any(1).float()
+    # the sums round differently, so that a perfect image could cost -1e-7
+    return torch.where(pixels > 0, loss.clamp(0, 1), 0)

@@ -6,13 +6,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segweave.errors import ConfigError
-from segweave.losses.loss import Loss, full
+from segweave.losses.loss import Loss, full, labelled_images
 
 
 class ScaleInvariantLog(Loss):
     """Per image `mean(d^2) - variance_focus * mean(d)^2`, d = log output - log target over measured pixels; count 1.
 
-    Outputs are metres [b, H, W] above 0, targets metres [b, H, W] with 0 where nothing is measured. Never negative.
+    Outputs are metres [b, H, W] above 0, targets metres [b, H, W] with 0 where nothing is measured. 0 or more.
+    D. Eigen, C. Puhrsch & R. Fergus, Depth map prediction from a single image using a multi-scale deep network (2014),
+    equation 4.
 
     Args:
         variance_focus: 0 is the plain squared log error, 1 forgives any global scale; the paper trains with 0.5.
@@ -28,7 +30,7 @@ class ScaleInvariantLog(Loss):
         self.variance_focus = variance_focus
 
     def count(self, target: Float[Tensor, "b H W"]) -> Float[Tensor, " b"]:
-        return (target > 0).flatten(1).any(1).float()
+        return labelled_images(target > 0)
 
     def forward(self, output: Float[Tensor, "b H W"], target: Float[Tensor, "b H W"]) -> Float[Tensor, " b"]:
         prediction, target = full(output).flatten(1), target.flatten(1)

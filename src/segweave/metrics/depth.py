@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,16 +16,29 @@ _SUMS = ("pixels", "abs_rel", "sq_rel", "square", "square_log", "log", "delta1",
 class DepthMetric(Metric):
     """abs_rel, sq_rel and rmse (metres), rmse_log, delta1 to delta3, silog and `invalid`.
 
-    silog is `sqrt(mean(d^2) - mean(d)^2)`, d = log prediction - log target, over the data set's pixels, not times 100.
-    delta k is the share of pixels whose `max(p / t, t / p)` is below 1.25^k. Predictions that are NaN, infinite or not
-    above 0 are scored as `min_depth`; `invalid` is their share.
+    The errors are 0 or more, delta and `invalid` between 0 and 1, all over the data set's measured pixels: D. Eigen, C.
+    Puhrsch & R. Fergus, Depth map prediction from a single image using a multi-scale deep network (2014), section 4.2.
+    silog is `sqrt(mean(d^2) - mean(d)^2)`, d = log prediction - log target, not times 100: the root of their equation
+    3, over the data set and not per image. delta k is the share of pixels whose
+    `max(p / t, t / p)` is below 1.25^k. Predictions that are NaN, infinite or not above 0 are scored as `min_depth`;
+    `invalid` is their share.
 
     Args:
         min_depth: metres, above 0.
     """
 
+    keys: ClassVar[Mapping[str, bool]] = {
+        "abs_rel": False,
+        "sq_rel": False,
+        "rmse": False,
+        "rmse_log": False,
+        "delta1": True,
+        "delta2": True,
+        "delta3": True,
+        "silog": False,
+        "invalid": False,
+    }
     headline = "abs_rel"
-    higher_is_better = False
 
     def __init__(self, min_depth: float = 1e-3) -> None:
         self.min_depth = min_depth
@@ -35,9 +49,10 @@ class DepthMetric(Metric):
 
     def update(self, prediction: Mapping[str, Tensor], target: Tensor) -> None:
         """Adds prediction["depth"] and target, metres [b, H, W]; target 0 where nothing is measured."""
+        depth = prediction["depth"]
+        target = target.to(depth.device)
         measured = target > 0
-        true = double(target[measured])
-        depth = double(prediction["depth"][measured])
+        true, depth = double(target[measured]), double(depth[measured])
         valid = depth.isfinite() & (depth > 0)
         depth = torch.where(valid, depth, self.min_depth)
         log = depth.log() - true.log()

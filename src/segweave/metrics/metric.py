@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -13,18 +14,23 @@ class Metric(ABC):
     """Accumulates predictions against targets, on the CPU; the order and the size of the batches make no difference.
 
     Attributes:
+        keys: every key of `compute`, with whether a higher value of it is better.
         headline: key of the value that stands for the task.
         unit: of that value; empty for fractions.
-        higher_is_better: of that value.
     """
 
+    keys: ClassVar[Mapping[str, bool]]
     headline: str
     unit: str = ""
-    higher_is_better: bool = True
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of the headline value."""
+        return self.keys[self.headline]
 
     @abstractmethod
     def update(self, prediction: Mapping[str, Tensor], target: Tensor) -> None:
-        """Adds a batch; the first axis is the image."""
+        """Adds a batch; the first axis is the image. Nothing of the caller's is kept, and the devices may differ."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
@@ -46,3 +52,8 @@ class Metric(ABC):
 def double(values: Tensor) -> Tensor:
     """float64, where they are if that device has the type, else on the CPU."""
     return (values.cpu() if values.device.type == "mps" else values).detach().double()
+
+
+def copy(values: Tensor) -> Tensor:
+    """float64 on the CPU, in memory of its own: what a caller does to its tensor later changes nothing."""
+    return values.detach().cpu().to(torch.float64, copy=True)

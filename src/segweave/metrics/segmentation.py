@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,15 +15,23 @@ from segweave.metrics.metric import Metric
 class SegmentationMetric(Metric):
     """miou, fwiou, pixel_accuracy, mean_accuracy and `outside`, all between 0 and 1.
 
-    A class without a true pixel is left out of miou and mean_accuracy. A predicted value outside the classes is a miss
-    of the true class; `outside` is the share of labelled pixels that got one. fwiou weighs each class by its true
-    pixels (Long, Shelhamer & Darrell 2015, section 5).
+    The four scores are those of J. Long, E. Shelhamer & T. Darrell, Fully convolutional networks for semantic
+    segmentation (2015), section 5, "Metrics"; fwiou weighs each class by its true pixels. A class without a true pixel
+    is left out of miou and mean_accuracy. A predicted value outside the classes, `ignore` included, is a miss of the
+    true class; `outside` is the share of labelled pixels that got one.
 
     Args:
         classes: names.
         ignore: true value that does not count.
     """
 
+    keys: ClassVar[Mapping[str, bool]] = {
+        "miou": True,
+        "fwiou": True,
+        "pixel_accuracy": True,
+        "mean_accuracy": True,
+        "outside": False,
+    }
     headline = "miou"
 
     def __init__(self, classes: Sequence[str], ignore: int) -> None:
@@ -40,11 +48,12 @@ class SegmentationMetric(Metric):
         Raises:
             DataError: shapes that differ, or a target that is neither a class nor `ignore`.
         """
-        if prediction["labels"].shape != target.shape:
-            raise DataError(f"predicted labels {list(prediction['labels'].shape)}; expected {list(target.shape)}")
+        labels = prediction["labels"]
+        if labels.shape != target.shape:
+            raise DataError(f"predicted labels {list(labels.shape)}; expected {list(target.shape)}")
         count = len(self.classes)
-        true = target.flatten().long()
-        labels = prediction["labels"].flatten().long()
+        true = target.to(labels.device).flatten().long()
+        labels = labels.flatten().long()
         labels = torch.where((labels < 0) | (labels >= count), count, labels)
         # two more rows than classes, so that nothing is picked by a mask: ignored pixels, and targets that are no class
         row = torch.where(true == self.ignore, count, torch.where((true < 0) | (true >= count), count + 1, true))
