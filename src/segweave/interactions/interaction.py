@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -25,9 +26,15 @@ class Features:
 
 
 class Interaction(nn.Module, ABC):
-    """Decides what each task reads. `channels` gives the width of each task's map."""
+    """Decides what each task reads.
+
+    Attributes:
+        channels: width of each task's map.
+        reads_outputs: whether it reads what heads put out, which then run on images without a label of theirs too.
+    """
 
     channels: Mapping[str, int]
+    reads_outputs: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, levels: Sequence[Tensor]) -> Features:

@@ -13,6 +13,8 @@ from segweave.interactions.interaction import Features, Interaction
 class Shared(Interaction):
     """Every head reads the shared decoder, a decoder of its own, or a level of the encoder.
 
+    A shared decoder that a single task reads belongs to that task, as its parameters do.
+
     Args:
         reads: by task: None for the shared decoder, a name in `own` for a decoder of its own, or a level's index.
         decoder: the shared decoder; None if no task reads it.
@@ -32,9 +34,12 @@ class Shared(Interaction):
         self.decoder = decoder
         self.own = nn.ModuleDict(own)
         self.channels = {}
+        self._levels: dict[str, tuple[int, ...]] = {}
         for task, level in self.reads.items():
             reader: Any = own.get(task, decoder)
             self.channels[task] = reader.channels if level is None else channels[level]
+            self._levels[task] = tuple(reader.levels) if level is None else (level,)
+        self._readers = [task for task, level in self.reads.items() if level is None and task not in own]
 
     def forward(self, levels: Sequence[Tensor]) -> Features:
         decoded = self.decoder(levels) if self.decoder is not None else None
@@ -50,11 +55,14 @@ class Shared(Interaction):
         return Features(per_task, self._common(levels, decoded))
 
     def _common(self, levels: Sequence[Tensor], decoded: Tensor | None) -> list[Tensor]:
-        """Where every task's own part begins; nowhere if some tasks share a decoder that others go round."""
-        if decoded is None:
-            return list(levels)
-        shares = [level is None and task not in self.own for task, level in self.reads.items()]
-        return [decoded] if all(shares) else []
+        """The tensors where every task's own part begins, if all tasks read the same ones."""
+        if len(self._readers) > 1:
+            # where others go round a decoder that some share, no tensor is read by all
+            return [decoded] if decoded is not None and len(self._readers) == len(self.reads) else []
+        same = len(set(self._levels.values())) == 1
+        return [levels[i] for i in next(iter(self._levels.values()))] if same else []
 
     def private(self, task: str) -> list[nn.Parameter]:
-        return list(self.own[task].parameters()) if task in self.own else []
+        if task in self.own:
+            return list(self.own[task].parameters())
+        return list(self.decoder.parameters()) if self._readers == [task] and self.decoder is not None else []
