@@ -146,7 +146,14 @@ def _first_problem(error: ValidationError, options: Mapping[str, tuple[Any, Any]
 
 def describe(annotation: Any) -> str:
     """A type in a user's words: `one of 'fp32', 'bf16'`, `a whole number`, `a list of numbers`."""
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    plain = {
+        Any: "anything",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
     if annotation in plain:
         return plain[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cuda where there is one")]
 Split = Annotated[str, typer.Option(help="train, val, test or a split of the config")]
 
 
@@ -34,7 +36,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="name of the run; the config's by default")] = None,
     out: Annotated[Path, typer.Option(help="parent folder of runs")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run of this name")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    device: Device = None,
 ) -> None:
     """Train the network that a config describes."""
     from segweave.schema import read_config
@@ -52,6 +54,7 @@ def evaluate(
     run: RunPath,
     split: Split = "val",
     data: Annotated[Path | None, typer.Option(help="config with other data")] = None,
+    device: Device = None,
 ) -> None:
     """Measure a run's best network on a split."""
     from segweave.schema import read_config
@@ -59,7 +62,7 @@ def evaluate(
     other = read_config(data) if data else None
     from segweave import build
 
-    results = build.evaluate_run(run, split, other)
+    results = build.evaluate_run(run, split, other, device=device)
     _print_results(results, f"{run.name}, {split}")
     typer.echo(f"written: {run / f'evaluation-{split}.json'}")
 
@@ -77,33 +80,27 @@ def score(
     checked = read_config(config)
     from segweave import build
 
-    results = build.score_predictions(checked, predictions, split)
+    results = build.score_predictions(checked, predictions, split, out)
     _print_results(results, f"{predictions}, {split}")
     if out:
-        build.write_results(out, results)
+        typer.echo(f"written: {out}")
 
 
 @app.command()
 def predict(
     run: RunPath,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="images, folders or globs")],
-    out: Annotated[Path | None, typer.Option(help="folder to write to")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write to; RUN/predictions by default")] = None,
+    device: Device = None,
 ) -> None:
     """Predict every task on images, into files and pictures."""
-    from segweave import build
-    from segweave.predict import find_images
-    from segweave.predict import predict as predict_images
+    from segweave.predict import predict_run
 
-    find_images(sources)
-    model, config = build.load_run(run)
-    folder = out or run / "predictions"
-    if folder.exists() and any(folder.iterdir()):
-        folder = next(f for n in range(2, 10_000) if not (f := folder.with_name(f"{folder.name}-{n}")).exists())
-    bad = [why for _, why in predict_images(model, sources, folder, config.data.get("size")) if why]
-    for why in bad:
-        typer.echo(why, err=True)
-    typer.echo(f"predictions: {folder}")
-    if bad:
+    done = predict_run(run, sources, out, device)
+    for line in [*done.notes, *done.problems]:
+        typer.echo(line, err=True)
+    typer.echo(f"predictions: {done.folder}")
+    if done.problems:
         raise typer.Exit(1)
 
 
@@ -116,9 +113,13 @@ def _print_results(results: dict, title: str) -> None:
 
 
 def main() -> None:
-    """The console script: a user's mistake is one message and exit code 2."""
+    """The console script: a user's mistake is one message and exit code 2, Ctrl-C is 130 without a traceback."""
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which the message names
     try:
         app()
     except SegweaveError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; `--resume` goes on from the last checkpoint of a training run", file=sys.stderr)
+        sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -63,6 +64,8 @@ class Augment:
         top, left = int(chance[1] * (height - window_h + 1)), int(chance[2] * (width - window_w + 1))
         flip = chance[3] < self.flip
         padding = [0, 0, crop_w - out_w, crop_h - out_h]
+        # whole pixels leave a zoom that differs a little from the drawn one, and from one axis to the other
+        zoom = math.sqrt(out_h * height / (window_h * target_h) * out_w * width / (window_w * target_w))
 
         def move(value: Tensor, fill: int | float, mode: InterpolationMode) -> Tensor:
             value = functional.resized_crop(
@@ -81,8 +84,8 @@ class Augment:
         for name, annotation in sample.annotations.items():
             if tasks[name].dense:
                 annotation = move(annotation, tasks[name].fill, InterpolationMode.NEAREST)
-                if factor != 1:
-                    annotation = tasks[name].zoom(annotation, factor)
+                if zoom != 1:
+                    annotation = tasks[name].zoom(annotation, zoom)
             annotations[name] = annotation
         return Sample(sample.id, image, annotations)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from torch import Tensor
 
@@ -20,6 +22,11 @@ class Dataset(ABC):
     """
 
     ids: Sequence[str]
+
+    @cached_property
+    def notes(self) -> Counter[str]:
+        """What a user should hear of once (converted files, list entries without an image), and how often so far."""
+        return Counter()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from torch import Tensor
 
 from segweave import rasters
 from segweave.batch import Sample
 from segweave.data.dataset import Dataset, match_layers
+from segweave.data.layout import (
+    RASTERS,
+    Table,
+    by_id,
+    by_owner,
+    examples,
+    last,
+    list_files,
+    read_list,
+    suffix_of,
+    without_suffix,
+)
 from segweave.errors import ConfigError, DataError
 from segweave.tasks.task import Task
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".npy"}
-_LABELS = _IMAGES | {".txt"}
-_LISTS = {".txt", ".csv", ".lst"}
+_TEXTS = frozenset({".txt"})
+_LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_VAL_SHARE = 0.2
 
 
 class Folder(Dataset):
     """A folder of images with labels beside them; any label may be missing on any image.
 
+    In a pattern, `*` is any text within one name, `**` any folders, `{stem}` the image's id, `{split}` the split's
+    folder, and `{column}` a cell of the table; the suffix matches in any case. `{stem}` in `images` says which part is
+    the id: `leftImg8bit/{split}/{stem}_leftImg8bit.png` fits `gtFine/{split}/{stem}_labelIds.png`, and
+    `{stem}/images/*.png` fits `{stem}/mask.png`. Without it the id is the path below the images' folder, without
+    suffix.
+
     Args:
         split: which part to read.
         readers: the tasks, which know how to read their label files.
         root: the folder.
-        images: sub-folder, or pattern with `{split}` and `*`, or a column of `table`.
-        tasks: by layer, a sub-folder, a pattern with `{split}`, `{stem}`, or a column of `table`. Without it, the layer
-            of a task is the sub-folder of its name.
-        table: CSV or TSV file in `root`, a row an image.
-        splits: by split, a list file (entries are matched by file name), a sub-folder's name, or a share of the images
-            chosen by a hash of their ids, the rest being `train`. By default sub-folders `train` and `val` where they
-            exist, else `val: 0.2`.
+        images: sub-folder, pattern, or column of `table`. Files that a layer claims as labels are no images.
+        tasks: by layer, a sub-folder (files with the images' names), a pattern, or a column of `table`. Without it, the
+            layer of a task is the sub-folder of its name.
+        table: CSV or TSV file in `root`, a row an image. Unless the images come from it, its rows are joined to them by
+            the column that names most of them.
+        splits: by split, a list file (an image a line, found by the end of its path), a sub-folder's name,
+            `column=value` of the table, or a share of the images that no other split names. `train` is the rest. By
+            default the sub-folders train, val and test (also training, valid, validation, testing) where they exist,
+            below the images' folder or above it, and `val: 0.2` where none is for val. Shares go by the first 8 bytes
+            of the id's SHA-256: the same on every machine, and new images move no old one to another split.
 
     Raises:
         ConfigError: a split, folder or column that does not exist.
-        DataError: no image found, or two with one id.
+        DataError: no image found, two with one id, or labels of which none belongs to an image.
     """
 
     def __init__(
@@ -55,137 +77,213 @@ class Folder(Dataset):
     ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise ConfigError(f"data.root: {root}: no such folder")
+            raise ConfigError(f"data.root: {root}: no such folder; expected the folder that holds the images")
         self.split = split
-        self.notes: Counter[str] = Counter()
         self.readers = {task.name: task for task in readers}
         layers = dict(tasks) if tasks else {(task.source or task.name): (task.source or task.name) for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
-        self._rows = self._read_table(table) if table else None
-        self._splits = splits
-        self._by_folder = "{split}" in images
-        self._images = self._find_images(images)
-        self.ids = sorted(self._select(self._images))
+        self._table = Table(self.root, table) if table else None
+        self._pattern = images
+        self._pools: dict[str | None, dict[str, Path]] = {}
+        self._layers = list(layers.values())
+        self._splits = self._default_splits() if splits is None else _checked(splits)
+        if split not in self._splits and split != "train":
+            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join({'train': 0, **self._splits})}")
+        pool = self._pool(self._part(split))
+        self.ids = sorted(self._members(split))
         if not self.ids:
-            raise DataError(
-                f"{self.root}: split {split!r} has no images; found {len(self._images)} below data.images {images!r}"
-            )
-        self._labels = {name: self._find_labels(layers[layer]) for name, layer in self.layer.items()}
+            raise DataError(f"{self.root}: split {split!r} has no images; found {len(pool)} for data.images {images!r}")
+        self._images = {id: pool[id] for id in self.ids}
+        self._labels: dict[str, dict[str, Path | str]] = {}
+        for task in readers:
+            found = self._find_labels(task, layers[self.layer[task.name]], pool)
+            self._labels[task.name] = {id: found[id] for id in self.ids if id in found}
 
-    def _read_table(self, table: str) -> list[dict[str, str]]:
-        path = self.root / table
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as a table: {error}") from None
+    def _default_splits(self) -> dict[str, str | float]:
+        """Sub-folders with the usual names; images of a table have none."""
+        if self._filled(self._pattern):
+            return {"val": _VAL_SHARE}
+        found: dict[str, str | float] = {}
+        for name, spellings in ({self.split: (self.split,)} | _NAMES).items():
+            there = [spelling for spelling in spellings if self._place(self._pattern, spelling)[2]]
+            found |= {name: there[0]} if there else {}
+        if "{split}" in self._pattern and not found:
+            raise ConfigError(f"data.images: {self._pattern!r}: no such folder for train, val or test in {self.root}")
+        return {"val": _VAL_SHARE} | found
 
-    def _base(self, pattern: str) -> tuple[Path, str]:
-        """A sub-folder or pattern as the folder it starts in and the pattern below that."""
-        pattern = pattern.replace("{split}", self.split)
-        parts = Path(pattern).parts
-        fixed = next((i for i, part in enumerate(parts) if "*" in part or "{" in part), len(parts))
-        base = self.root.joinpath(*parts[:fixed])
-        if fixed == len(parts):
-            for candidate in (self.root / self.split / pattern, base / self.split):
-                if self._splits is None and candidate.is_dir():
-                    base = candidate
-                    self._by_folder = True
-                    break
-        return base, "/".join(parts[fixed:])
+    def _kind(self, split: str) -> str:
+        rule = self._splits.get(split)
+        if not isinstance(rule, str):
+            return "rest" if rule is None else "share"
+        if suffix_of(rule) in _LISTS or (self.root / rule).is_file():
+            return "list"
+        return "column" if self._table and rule.partition("=")[0] in self._table.columns and "=" in rule else "folder"
 
-    def _find_images(self, images: str) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        if self._rows is not None and self._rows and images in self._rows[0]:
-            paths = [(Path(row[images]).with_suffix("").as_posix(), self.root / row[images]) for row in self._rows]
+    def _part(self, split: str) -> str | None:
+        """The sub-folder in which a split's images and labels lie; None where they share one with the other splits."""
+        kind = self._kind(split)
+        if kind in ("rest", "share") and split != "train":
+            return self._part("train")
+        if self._filled(self._pattern):
+            return None
+        rule = str(self._splits.get(split))
+        if kind == "folder" and self._place(self._pattern, rule)[2]:
+            return rule
+        there = [name for name in _NAMES.get(split, ()) if self._place(self._pattern, name)[2]]
+        return (there or [split])[0] if "{split}" in self._pattern else None
+
+    def _members(self, split: str) -> list[str]:
+        """The ids of a split in its part's pool."""
+        named = {name for name in self._splits if self._kind(name) not in ("rest", "share")}
+        if split in named - {"train"}:
+            return self._named(split)
+        pool = self._pool(self._part(split))
+        if "train" in named:
+            free = self._named("train")
         else:
-            base, rest = self._base(images)
-            if not base.is_dir():
-                raise ConfigError(f"data.images: {base}: no such folder for split {self.split!r}")
-            files = sorted(base.glob(rest) if rest else base.rglob("*"))
-            paths = [(p.relative_to(base).with_suffix("").as_posix(), p) for p in files]
-        for key, path in paths:
-            if path.suffix.lower() not in _IMAGES:
+            taken = {self._pool(self._part(name))[id] for name in named for id in self._named(name)}
+            free = [id for id, path in pool.items() if path not in taken]
+        return [id for id in free if self._drawn(id) == split]
+
+    def _named(self, split: str) -> list[str]:
+        """The ids that a split's list file, folder or column names."""
+        kind, rule, part = self._kind(split), str(self._splits[split]), self._part(split)
+        pool = self._pool(part)
+        if kind == "list":
+            found, missing = read_list(self.root / rule, pool)
+            if missing and split == self.split:
+                self.notes[f"{rule}: {len(missing)} lines name no image, such as {missing[0]!r}"] = 1
+            return found
+        if kind == "column" and self._table is not None:
+            return self._table.matching(rule, pool)
+        if part is not None:
+            return list(pool)
+        inside = [id for id, path in pool.items() if rule in os.path.relpath(path, self.root).split(os.sep)[:-1]]
+        if not inside:
+            names = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir())[:10]) or "no folders"
+            raise ConfigError(f"data.splits.{split}: no images in a folder {rule!r}; {self.root} has {names}")
+        return inside
+
+    def _drawn(self, id: str) -> str:
+        """The split that a share gives an id to; the shares lie one after the other, the rest is `train`."""
+        position, high = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64, 0.0
+        for name, share in self._splits.items():
+            if isinstance(share, float) and name != "train":
+                high += share
+                if position < high:
+                    return name
+        return "train"
+
+    def _filled(self, pattern: str) -> bool:
+        return self._table is not None and self._table.fills(pattern)
+
+    def _place(self, pattern: str, part: str | None) -> tuple[Path, str, bool]:
+        """The folder a pattern starts in, the pattern below it, and whether that folder is the part's own."""
+        parts = Path(pattern.replace("{split}", part or self.split)).parts
+        fixed = next((i for i, name in enumerate(parts) if "*" in name or "{" in name), len(parts))
+        base, rest = Path(*parts[:fixed]), "/".join(parts[fixed:])
+        if "{split}" in pattern:
+            inner = "{split}" in "/".join(Path(pattern).parts[fixed:])
+            there = (self.root / base).is_dir() and (not inner or bool(by_id(self.root / base, rest, RASTERS, "")))
+            return self.root / base, rest, there
+        for place in (self.root / base / part, self.root / part / base) if part else ():
+            if place.is_dir():
+                return place, rest, True
+        return self.root / base, rest, False
+
+    def _pool(self, part: str | None) -> dict[str, Path]:
+        """All images that lie in a part, by id."""
+        if part not in self._pools:
+            if self._table is not None and self._table.fills(self._pattern):
+                self._pools[part] = self._table.images(self._pattern)
+            else:
+                self._pools[part] = self._listed(part)
+        return self._pools[part]
+
+    def _listed(self, part: str | None) -> dict[str, Path]:
+        base, rest, _ = self._place(self._pattern, part)
+        if not base.is_dir():
+            what = "a file; expected" if base.is_file() else "no such folder; expected"
+            raise ConfigError(f"data.images: {base}: {what} a sub-folder, a pattern or a column")
+        found = by_id(base, rest, RASTERS, "data.images")
+        if not found:
+            what = _contents(base) or "no files"
+            raise DataError(f"{base}: no images for data.images {self._pattern!r}; found {what}")
+        for layer in self._layers:
+            place, below, _ = self._place(layer, part)
+            if self._filled(layer) or not place.is_dir():
                 continue
-            if key in found:
-                raise DataError(f"{path}: {found[key].name} has the same id {key!r}; expected one file per image")
-            found[key] = path
+            if "{stem}" in layer:
+                claimed = {path for paths in by_owner(place, below, RASTERS, found).values() for path in paths}
+            else:
+                claimed = {path for path in found.values() if place in path.parents and place != base}
+            found = {id: path for id, path in found.items() if path not in claimed} or found
         return found
 
-    def _select(self, images: Mapping[str, Path]) -> list[str]:
-        splits = self._splits
-        if splits is None:
-            if self._by_folder:
-                return list(images)
-            splits = {"val": 0.2}
-        if self.split not in splits and self.split != "train":
-            raise ConfigError(f"data.splits: no split {self.split!r}; it has {', '.join({'train': 0, **splits})}")
-        rule = splits.get(self.split)
-        if isinstance(rule, str):
-            if Path(rule).suffix.lower() in _LISTS:
-                return self._listed(images, self.root / rule)
-            return [key for key in images if key.startswith(f"{rule}/")] or list(images)
-        shares = {
-            name: float(share) for name, share in splits.items() if not isinstance(share, str) and name != "train"
-        }
-        taken = {key: _share(key) for key in images}
-        low = 0.0
-        for name, share in shares.items():
-            if name == self.split:
-                return [key for key, position in taken.items() if low <= position < low + share]
-            low += share
-        return [key for key, position in taken.items() if position >= low]
-
-    def _listed(self, images: Mapping[str, Path], path: Path) -> list[str]:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"data.splits.{self.split}: {path}: cannot be read as a list: {error}") from None
-        names = {re.split(r"[\s,;]", line.strip())[0] for line in lines if line.strip()}
-        stems = {Path(name).stem if Path(name).suffix.lower() in _LABELS else Path(name).name for name in names}
-        return [key for key in images if key in names or Path(key).name in stems]
-
-    def _find_labels(self, layer: str) -> dict[str, Path | str]:
-        if self._rows is not None and self._rows and layer in self._rows[0]:
-            column = {key: row[layer] for key, row in zip(self._images, self._rows, strict=True)}
-            return {key: column[key] for key in self.ids if column[key] and column[key].strip()}
-        if "{stem}" in layer:
-            pattern = layer.replace("{split}", self.split)
-            found: dict[str, Path | str] = {}
-            for key in self.ids:
-                stem = pattern.replace("{stem}", key)
-                matches = sorted(self.root.glob(stem)) if "*" in stem else [self.root / stem]
-                if matches and matches[0].is_file():
-                    found[key] = matches[0]
-            return found
-        base, rest = self._base(layer)
+    def _find_labels(
+        self, task: Task, layer: str, pool: Mapping[str, Path], split: str | None = None
+    ) -> Mapping[str, Path | str]:
+        """Labels by image. With `split`, those of another split's images: nothing is wrong then if there are none."""
+        if self._table is not None and self._table.fills(layer):
+            return self._table.labels(layer, pool, as_text=not task.dense)
+        part = self._part(split or self.split)
+        base, rest, own = self._place(layer, part)
+        folders = [str(self._splits[name]) for name in self._splits if self._kind(name) == "folder"]
+        if part and not own and any(self._place(layer, name)[2] for name in [*folders, *self._splits, "train"]):
+            return {}
         if not base.is_dir():
-            raise ConfigError(f"data.tasks: {base}: no such folder; a layer is a sub-folder, a pattern or a column")
-        files = {
-            p.relative_to(base).with_suffix("").as_posix(): p
-            for p in sorted(base.glob(rest) if rest else base.rglob("*"))
-            if p.suffix.lower() in _LABELS
-        }
-        return {key: files[key] for key in self.ids if key in files}
+            raise ConfigError(
+                f"data.tasks: {base}: no such folder; a layer is a sub-folder, a pattern with {{stem}}, or a column"
+            )
+        suffixes = RASTERS if task.dense else _TEXTS
+        if "{stem}" in layer:
+            owned = by_owner(base, rest, suffixes, pool)
+            found = {id: paths[0] for id, paths in owned.items()}
+            files = [without_suffix(name, suffixes) for name in list_files(base, suffixes)]
+            for id, paths in owned.items():
+                if len(paths) > 1:
+                    raise DataError(
+                        f"{base}: {len(paths)} files fit data.tasks {layer!r} for image {id!r}, such as "
+                        f"{paths[0].name} and {paths[1].name}; expected one: narrow the pattern, or merge the files"
+                    )
+        else:
+            files = by_id(base, rest, suffixes, "data.tasks")
+            found = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
+        if not files and (others := _contents(base)):
+            kinds = ", ".join(sorted(suffixes))
+            raise DataError(f"data.tasks: {base}: found {others}; expected labels of task {task.name!r} as {kinds}")
+        if files and not found and split is None and not self._of_train(task, layer):
+            raise DataError(
+                f"data.tasks: {base}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the "
+                f"same names, or a pattern that says what differs, such as '{base.name}/{{stem}}_mask.png'"
+            )
+        return found
+
+    def _of_train(self, task: Task, layer: str) -> bool:
+        """Whether the labels of a folder that all splits share are those of the training images."""
+        if self.split == "train" or self._part("train") == self._part(self.split):
+            return False
+        return bool(self._find_labels(task, layer, self._pool(self._part("train")), "train"))
 
     def annotation(self, index: int, task: str) -> Tensor | None:
         label = self._labels[task].get(self.ids[index])
         if label is None:
             return None
         reader = self.readers[task]
-        if isinstance(label, str):
-            try:
-                annotation = reader.parse(label)
-            except DataError as error:
-                raise DataError(f"{self.root}: image {self.ids[index]!r}: {error}") from None
-            return annotation if annotation is not None else reader.read(self.root / label)
-        return reader.read(label)
+        if isinstance(label, Path):
+            return reader.read(label)
+        try:
+            annotation = reader.parse(label)
+        except DataError as error:
+            path = self._table.path if self._table else self.root
+            raise DataError(f"{path}: image {self.ids[index]!r}: {error}") from None
+        return annotation if annotation is not None else reader.read(self.root / label)
 
     def __getitem__(self, index: int) -> Sample:
         path = self._images[self.ids[index]]
         image, note = rasters.read_image(path)
         if note:
-            self.notes[note] += 1
+            self.notes.update(note.split("; "))
         annotations = {}
         for name, reader in self.readers.items():
             annotation = self.annotation(index, name)
@@ -193,9 +291,11 @@ class Folder(Dataset):
                 continue
             if reader.dense and annotation.shape[-2:] != image.shape[-2:]:
                 (height, width), (h, w) = image.shape[-2:], annotation.shape[-2:]
+                turned = "EXIF" in (note or "") and (h, w) == (width, height)
                 raise DataError(
                     f"{self._labels[name][self.ids[index]]}: label is {w}x{h} but its image {path} is "
                     f"{width}x{height}; expected the same size"
+                    + ("; the image's EXIF turns it and the label has none: save both upright" if turned else "")
                 )
             annotations[name] = annotation
         return Sample(self.ids[index], image, annotations)
@@ -204,14 +304,45 @@ class Folder(Dataset):
         return len(self._labels[task])
 
     def fingerprint(self) -> str:
+        """Covers ids, table cells, and size and three blocks of every file; all bytes would take an epoch's time."""
         digest = hashlib.sha256()
-        for key in self.ids:
-            paths = [self._images[key], *(labels.get(key) for labels in self._labels.values())]
-            sizes = [p.stat().st_size if isinstance(p, Path) else p for p in paths]
-            digest.update(repr((key, sizes)).encode())
+        for id in self.ids:
+            parts = [self._images[id], *(labels.get(id) for labels in self._labels.values())]
+            digest.update(repr((id, [_summary(p) if isinstance(p, Path) else p for p in parts])).encode())
         return digest.hexdigest()
 
 
-def _share(key: str) -> float:
-    """Position of an id in [0, 1), the same on every machine and whatever else is in the folder."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+def _checked(splits: Mapping[str, str | float | int]) -> dict[str, str | float]:
+    shares = [float(rule) for rule in splits.values() if not isinstance(rule, str)]
+    if not all(0 < share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise ConfigError(f"data.splits: found shares {shares}; expected each above 0, and at most 1 together")
+    if "train" in splits and shares and not isinstance(splits["train"], str) and abs(sum(shares) - 1) > 1e-9:
+        raise ConfigError(f"data.splits: found shares {shares}; with train among them they must add up to 1")
+    return {name: rule if isinstance(rule, str) else float(rule) for name, rule in splits.items()}
+
+
+def _contents(folder: Path) -> str:
+    """`12 .geojson, 1 .DS_Store`, at most four kinds."""
+    suffixes = Counter(suffix_of(path.name) or path.name for path in folder.rglob("*") if path.is_file())
+    return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(4))
+
+
+def _by_name(files: Mapping[str, Path], ids: Collection[str]) -> dict[str, Path]:
+    """Labels by the last part of the path alone, where that is unique: images in folders, labels in one."""
+    theirs, ours = (Counter(map(last, names)) for names in (files, ids))
+    single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
+    return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}
+
+
+def _summary(path: Path) -> tuple[int, list[bytes]]:
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            return size, [_block(file, start) for start in (0, size // 2, max(0, size - 4096))]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path, or leave it out") from None
+
+
+def _block(file: IO[bytes], start: int) -> bytes:
+    file.seek(start)
+    return hashlib.sha256(file.read(4096)).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,10 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
 
 
 class _Micro(TorchDataset):
-    """Builds micro-batches in workers. A data error travels as a value, so that its message arrives unchanged."""
+    """Builds micro-batches in workers, each with the notes that reading its images made.
+
+    A data error travels as a value, so that its message arrives unchanged.
+    """
 
     def __init__(self, dataset: Dataset, tasks: Mapping[str, Task], augment: Augment, seed: int) -> None:
         self.dataset = dataset
@@ -59,7 +63,9 @@ class _Micro(TorchDataset):
             for epoch, position, index in keys:
                 generator = torch.Generator().manual_seed(seed_for(self.seed, 1, epoch, position))
                 samples.append(self.augment(self.dataset[index], self.tasks, generator))
-            return collate(samples, self.tasks)
+            notes = dict(self.dataset.notes)
+            self.dataset.notes.clear()
+            return collate(samples, self.tasks), notes
         except DataError as error:
             return error
 
@@ -103,6 +109,9 @@ class Loader:
         seed: of the order and of the augmentation.
         workers: processes that read; 0 reads in this one.
         start_step: where the stream begins.
+
+    Attributes:
+        notes: what reading the images so far gave a user to know (such as conversions), and how often.
     """
 
     def __init__(
@@ -123,13 +132,14 @@ class Loader:
         self.seed = seed
         self.start_step = start_step
         self.steps_per_epoch = -(-len(dataset) // (batch_size * accumulate))
+        self.notes: Counter[str] = Counter()
         self._order: tuple[int, list[int]] = (-1, [])
         self._torch = DataLoader(
             _Micro(dataset, tasks, augment, seed),
             batch_size=None,
             sampler=_Stream(self),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
-            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def keys(self, step: int) -> list[list[tuple[int, int, int]]]:
@@ -149,10 +159,11 @@ class Loader:
         while True:
             micro = []
             for _ in self.keys(step):
-                batch = next(stream)
-                if isinstance(batch, DataError):
-                    raise batch
-                micro.append(batch)
+                made = next(stream)
+                if isinstance(made, DataError):
+                    raise made
+                micro.append(made[0])
+                self.notes.update(made[1])
             yield Effective(step, step // self.steps_per_epoch, micro)
             step += 1
 

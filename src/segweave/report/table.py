@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,16 @@ from rich.table import Table
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A row per task and metric; shares that are 0 and say nothing are left out."""
+    """A row per task and metric; shares that are 0 and say nothing are left out, as is all of a task without labels."""
     table = Table(title=title)
     table.add_column("task")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for task, values in results.items():
         first = True
+        if all(math.isnan(value) for value in values.values() if isinstance(value, float)):
+            table.add_row(task, "no labels in this split", "")
+            continue
         for key, value in values.items():
             if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
                 table.add_row(task if first else "", key, f"{value:.4f}")

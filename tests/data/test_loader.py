@@ -1,0 +1,162 @@
+"""The stream is a function of (seed, epoch, position): workers, micro-batches and the start change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from segweave.batch import Batch, Sample
+from segweave.data.augment import Augment, Resize
+from segweave.data.dataset import Dataset
+from segweave.data.loader import Effective, Loader, collate, evaluation_batches, seed_for
+from segweave.errors import DataError
+from segweave.tasks import Classification, Semantic
+from segweave.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    "semantic": Semantic("semantic", classes=5),
+    "scene": Classification("scene", classes=3),
+}
+
+
+class Memory(Dataset):
+    """Ten noise images; every third has no mask, every fourth no scene, and number `broken` cannot be read."""
+
+    def __init__(self, broken: int = -1, sizes: tuple[tuple[int, int], ...] = ((12, 16),)) -> None:
+        self.ids = [f"image-{i}" for i in range(10)]
+        self.broken = broken
+        self.sizes = sizes
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == self.broken:
+            raise DataError(f"{self.ids[index]}: found nothing")
+        height, width = self.sizes[index % len(self.sizes)]
+        pixels = torch.randint(
+            0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(index)
+        )
+        annotations = {name: a for name in TASKS if (a := self.annotation(index, name)) is not None}
+        return Sample(self.ids[index], pixels, annotations)
+
+    def annotation(self, index: int, task: str) -> Tensor | None:
+        if task == "scene":
+            return None if index % 4 == 0 else torch.tensor(index % 3)
+        height, width = self.sizes[index % len(self.sizes)]
+        labels = torch.full((height, width), index % 5, dtype=torch.uint8)
+        return None if index % 3 == 0 else TASKS["semantic"].wrap(labels)
+
+    def labelled(self, task: str) -> int:
+        return sum(self.annotation(i, task) is not None for i in range(len(self)))
+
+    def fingerprint(self) -> str:
+        return "memory"
+
+
+def steps(count: int, **options: int) -> list[Effective]:
+    loader = Loader(Memory(), TASKS, Augment([10, 14], crop=[8, 8]), **{"batch_size": 4, "seed": 3, **options})
+    return list(islice(iter(loader), count))
+
+
+def images(step: Effective) -> Tensor:
+    return torch.cat([batch.images for batch in step.micro])
+
+
+def ids(step: Effective) -> list[str]:
+    return [id for batch in step.micro for id in batch.ids]
+
+
+def same(one: Effective, two: Effective) -> None:
+    assert (one.step, one.epoch) == (two.step, two.epoch)
+    assert len(one.micro) == len(two.micro)
+    for a, b in zip(one.micro, two.micro, strict=True):
+        assert list(a.ids) == list(b.ids)
+        assert torch.equal(a.images, b.images)
+        assert a.targets.keys() == b.targets.keys()
+        for name in a.targets:
+            assert torch.equal(a.targets[name].rows, b.targets[name].rows)
+            assert torch.equal(a.targets[name].value, b.targets[name].value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers: int) -> None:
+    for one, two in zip(steps(7), steps(7, workers=workers), strict=True):
+        same(one, two)
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_a_stream_can_begin_anywhere(start: int) -> None:
+    for one, two in zip(steps(7)[start:], steps(7 - start, start_step=start), strict=True):
+        same(one, two)
+
+
+def test_micro_batches_are_parts_of_the_same_images() -> None:
+    for whole, parts in zip(steps(4, batch_size=6), steps(4, batch_size=2, accumulate=3), strict=True):
+        assert ids(whole) == ids(parts)
+        assert torch.equal(images(whole), images(parts))
+        assert all(len(batch) <= 2 for batch in parts.micro)
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+    made = steps(6)
+    assert [step.epoch for step in made] == [0, 0, 0, 1, 1, 1]
+    epochs = [[id for step in made[i : i + 3] for id in ids(step)] for i in (0, 3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == Memory().ids
+    assert epochs[0] != epochs[1]
+    assert ids(steps(1, seed=4)[0]) != ids(made[0])
+
+
+def test_an_image_is_changed_anew_each_epoch() -> None:
+    seen = Counter()
+    for step in steps(9):
+        for batch in step.micro:
+            for row, id in enumerate(batch.ids):
+                seen[id, batch.images[row].numpy().tobytes()] += 1
+    assert set(seen.values()) == {1}
+
+
+def test_rows_tell_which_images_are_labelled() -> None:
+    for step in steps(6):
+        for batch in step.micro:
+            numbers = [int(id.removeprefix("image-")) for id in batch.ids]
+            expected = [row for row, number in enumerate(numbers) if number % 3]
+            if expected:
+                assert batch.targets["semantic"].rows.tolist() == expected
+                for row, value in zip(expected, batch.targets["semantic"].value, strict=True):
+                    assert set(value.unique().tolist()) <= {numbers[row] % 5, 255}
+            else:
+                assert "semantic" not in batch.targets
+
+
+def test_a_task_that_nobody_is_labelled_for_is_absent() -> None:
+    batch = collate([Memory()[0], Memory()[0]], TASKS)
+    assert isinstance(batch, Batch)
+    assert batch.targets == {}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_error_arrives_as_it_was_raised(workers: int) -> None:
+    loader = Loader(Memory(broken=5), TASKS, Augment([8, 8]), batch_size=5, workers=workers)
+    with pytest.raises(DataError, match=r"^image-5: found nothing$"):
+        list(islice(iter(loader), 2))
+    with pytest.raises(DataError, match=r"^image-5: found nothing$"):
+        list(evaluation_batches(Memory(broken=5), Resize([8, 8]), workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_keeps_order_and_only_mixes_equal_sizes(workers: int) -> None:
+    made = list(evaluation_batches(Memory(sizes=((12, 16), (12, 16), (9, 7))), Resize(None), 4, workers))
+    assert [sample.id for _, samples in made for sample in samples] == Memory().ids
+    assert [len(samples) for _, samples in made] == [2, 1, 2, 1, 2, 1, 1]
+    made = list(evaluation_batches(Memory(sizes=((12, 16), (9, 7))), Resize([8, 8]), 4, workers))
+    assert [len(samples) for _, samples in made] == [4, 4, 2]
+    assert made[0][1][1].image.shape == (3, 9, 7)
+
+
+def test_seeds_are_told_apart_by_every_part_and_fit_a_generator() -> None:
+    seeds = [seed_for(*parts) for parts in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0), (12, 3), (1, 23)]]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_for(0, 1, 2, 3) == 3252311618909706447
