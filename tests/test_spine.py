@@ -1,4 +1,4 @@
-"""The whole way: a config to a trained run, its metrics, its predictions, and going on after a stop."""
+"""The whole way: a config to a trained run, its metrics and its predictions, on synthetic and on real data."""
 
 from __future__ import annotations
 
@@ -11,49 +11,19 @@ import pytest
 import torch
 
 from segweave import build, rasters
-from segweave.config import from_values
-from segweave.errors import CheckpointError, ConfigError, DataError
-from segweave.schema import check_config, read_config
-
-TINY = {
-    "data": {"format": "synthetic", "size": [48, 80], "count": 12},
-    "tasks": {
-        "semantic": {"kind": "semantic", "loss": {"cross_entropy": 1, "iou": 1}},
-        "depth": {"kind": "depth", "regularizers": {"weight_decay": 1e-4}},
-        "scene": {"kind": "classification"},
-    },
-    "model": {"backbone": "resnet10t", "decoder": {"name": "fpn", "width": 16}, "regularizers": {"feature_norm": 1e-4}},
-    "train": {"steps": 4, "batch_size": 4, "workers": 0, "lr": 1e-3},
-}
+from segweave.errors import CheckpointError, ConfigError
+from segweave.model import MultiTaskModel, create_model
+from segweave.schema import read_config
+from tiny import TINY, tiny
 
 
-def tiny(**sections: dict) -> object:
-    values = json.loads(json.dumps(TINY))
-    for name, options in sections.items():
-        values[name] = {**values.get(name, {}), **options}
-    return check_config(from_values(values))
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_run_logs_evaluates_predicts_and_scores_the_same(tmp_path: Path) -> None:
+def test_a_run_evaluates_predicts_and_scores_the_same(tmp_path: Path) -> None:
     config = tiny()
     folder, results = build.train(config, "a", tmp_path, quiet=True)
-    steps = [line for line in lines(folder) if "seconds" in line]
-    assert [line["step"] for line in steps] == [0, 1, 2, 3]
-    for line in steps:
-        regularizers = line["regularizer/depth/weight_decay"] + line["regularizer/shared/feature_norm"]
-        losses = sum(line[f"loss/{task}"] * line[f"weight/{task}"] for task in TINY["tasks"])
-        assert line["total"] == pytest.approx(losses + regularizers, rel=1e-5)
-        parts = line["loss/semantic/cross_entropy"] + line["loss/semantic/iou"]
-        assert line["loss/semantic"] == pytest.approx(parts, rel=1e-5)
-    assert any("semantic/miou" in line and "seconds" not in line for line in lines(folder))
     evaluated = build.evaluate_run(folder, "val")
     assert evaluated["semantic"]["miou"] == pytest.approx(results["semantic"]["miou"], abs=1e-9)
     written = json.loads((folder / "evaluation-val.json").read_text())
-    assert written["tasks"]["depth"]["abs_rel"] == pytest.approx(results["depth"]["abs_rel"])
+    assert written["tasks"]["depth"]["abs_rel"] == round(results["depth"]["abs_rel"], 4)
 
     # the validation images as files: predicting them and scoring the files gives what evaluating gave
     dataset = build.build_dataset(config, "val", build.build_tasks(config))
@@ -69,55 +39,25 @@ def test_a_run_logs_evaluates_predicts_and_scores_the_same(tmp_path: Path) -> No
     assert picture.shape[0] == 3
 
 
-def test_resume_repeats_an_uninterrupted_run(tmp_path: Path) -> None:
-    whole, _ = build.train(tiny(train={"steps": 6}), "whole", tmp_path, quiet=True)
-    first, _ = build.train(tiny(train={"steps": 6, "validate_every": 1}), "part", tmp_path, quiet=True)
-    log = first / "metrics.jsonl"
-    state = first / "weights" / "state.safetensors"
-    # a stop after epoch 1: what was saved then, with a log that had gone further
-    from segweave import checkpoint
-
-    tensors, meta = checkpoint.load(state)
-    assert meta["step"] == 6
-    part, _ = build.train(tiny(train={"steps": 3, "schedule": "constant"}), "short", tmp_path, quiet=True)
-    config = tiny(train={"steps": 6, "schedule": "constant"})
-    tensors, meta = checkpoint.load(part / "weights" / "state.safetensors")
-    checkpoint.save(part / "weights" / "state.safetensors", tensors, {**meta, "finished": False})
-    (part / "metrics.jsonl").open("a").write('{"step": 3, "half a li')
-    build.train(config, "short", tmp_path, resume=True, quiet=True)
-    straight, _ = build.train(config, "straight", tmp_path, quiet=True)
-    drop = ("seconds",)
-    resumed = [{k: v for k, v in line.items() if k not in drop} for line in lines(part) if "total" in line]
-    expected = [{k: v for k, v in line.items() if k not in drop} for line in lines(straight) if "total" in line]
-    assert resumed == expected
-    assert log.exists()
-    assert whole.exists()
-
-
 def test_every_part_learns_with_every_balancer(tmp_path: Path) -> None:
     for method in ("equal", "uncertainty"):
         config = tiny(balancing={"method": method}, train={"steps": 2, "batch_size": 3, "accumulate": 2, "ema": 0.5})
         torch.manual_seed(0)
-        before = build.create_model(build.build_tasks(config), **config.model).state_dict()
+        before = create_model(build.build_tasks(config), **config.model).state_dict()
         folder, _ = build.train(config, method, tmp_path, quiet=True)
-        after = build.load_model(folder).state_dict()
+        after = MultiTaskModel.from_pretrained(folder).state_dict()
         same = [k for k in before if k.endswith("weight") and torch.equal(before[k], after[k])]
         assert not same
 
 
-def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     folder, _ = build.train(tiny(train={"steps": 1}), "a", tmp_path, quiet=True)
-    changed = tiny(tasks={"scene": {"kind": "classification", "classes": 4, "weight": 2.0}})
-    with pytest.raises(CheckpointError, match="scene"):
-        build.train(changed, "a", tmp_path, resume=True, quiet=True)
-    again, _ = build.train(tiny(train={"steps": 1}), "a", tmp_path, quiet=True)
-    assert again.name == "a-2"
     weights = folder / "weights" / "best.safetensors"
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
     with pytest.raises(CheckpointError, match="hash"):
-        build.load_model(folder)
+        MultiTaskModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -149,54 +89,21 @@ def test_unknown_encoder_and_decoder_name_the_nearest() -> None:
     config = tiny()
     tasks = build.build_tasks(config)
     with pytest.raises(ConfigError, match="'resnet50'"):
-        build.create_model(tasks, backbone="resnet5O")
+        create_model(tasks, backbone="resnet5O")
     with pytest.raises(ConfigError, match="'fpn'"):
-        build.create_model(tasks, backbone="resnet10t", decoder="fpm")
+        create_model(tasks, backbone="resnet10t", decoder="fpm")
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_any_size_in_that_size_out(shared: bool) -> None:
     config = tiny()
-    model = build.create_model(
+    model = create_model(
         build.build_tasks(config), backbone="resnet10t", decoder={"name": "fpn", "width": 8, "shared": shared}
     ).eval()
     outputs = model(torch.rand(1, 3, 37, 51))
     assert outputs["semantic"].shape == (1, 8, 37, 51)
     assert outputs["depth"].shape == (1, 1, 37, 51)
     assert outputs["scene"].shape == (1, 4)
-
-
-def folder_config(root: Path, **task: object) -> object:
-    return check_config(
-        from_values(
-            {
-                "data": {"format": "folder", "root": str(root), "splits": {"val": 0.2}},
-                "tasks": {"semantic": {"kind": "semantic", "classes": 2, **task}},
-            }
-        )
-    )
-
-
-def test_folder_faults(tmp_path: Path) -> None:
-    image = torch.zeros(3, 8, 9, dtype=torch.uint8)
-    for name in ("ä b", "-dash", "c"):
-        rasters.write_image(image, tmp_path / "images" / f"{name}.png")
-        rasters.write_index(torch.ones(8, 9, dtype=torch.uint8), tmp_path / "semantic" / f"{name}.png", [(0, 0, 0)])
-    config = folder_config(tmp_path)
-    tasks = build.build_tasks(config)
-    parts = [set(build.build_dataset(config, split, tasks).ids) for split in ("train",)]
-    assert parts[0] <= {"ä b", "-dash", "c"}
-    dataset = build.build_dataset(config, "train", tasks)
-    where = tmp_path / "semantic" / f"{dataset.ids[0]}.png"
-    assert dataset[0].annotations["semantic"].unique().tolist() == [1]
-    rasters.write_index(torch.full((8, 9), 7, dtype=torch.uint8), where, [(0, 0, 0)])
-    with pytest.raises(DataError, match=r"label id 7 \(72 pixels\)"):
-        dataset[0]
-    rasters.write_index(torch.ones(8, 8, dtype=torch.uint8), where, [(0, 0, 0)])
-    with pytest.raises(DataError, match=r"8x8 but its image .* is 9x8"):
-        dataset[0]
-    where.unlink()
-    assert "semantic" not in build.build_dataset(config, "train", tasks)[0].annotations
 
 
 @pytest.mark.parametrize(("name", "counts"), [("camvid", (123, 51)), ("nyuv2", (250, 50))])
@@ -215,7 +122,7 @@ def test_real_data_trains_by_config_alone(name: str, counts: tuple[int, int], re
     assert tuple(len(build.build_dataset(config, split, tasks)) for split in ("train", "val")) == counts
     folder, results = build.train(config, name, tmp_path, quiet=True)
     assert 0 <= results["semantic"]["miou"] <= 1
-    matched = build.create_model(tasks, **config.model).encoder.matched
+    matched = create_model(tasks, **config.model).encoder.matched
     assert matched is not None
     assert not matched.reshaped
     assert len(matched.loaded) > 100

@@ -3,21 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_PLACES = {
-    "create_model": "build",
-    "train": "build",
-    "evaluate_run": "build",
-    "load_model": "build",
-    "save_model": "build",
-    "fit": "train",
-    "read_config": "schema",
-}
-_FOLDERS = ("balancing", "data", "decoders", "losses", "regularizers", "tasks")
-__all__ = ["balancing", "create_model", "fit", "load_model", "read_config", "save_model", "tasks"]
+_PLACES = {"MultiTaskModel": "model", "create_model": "model", "fit": "train", "read_config": "schema"}
+_ROOMS = ("balancing", "build", "data", "decoders", "losses", "predict", "regularizers", "tasks")
+__all__ = ["MultiTaskModel", "balancing", "build", "create_model", "fit", "predict", "read_config", "tasks"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FOLDERS:
+    if name in _ROOMS:
         return import_module(f"segweave.{name}")
     if name in _PLACES:
         return getattr(import_module(f"segweave.{_PLACES[name]}"), name)
@@ -26,10 +18,11 @@ def __getattr__(name: str) -> Any:
 
 if TYPE_CHECKING:
     from segweave import balancing as balancing
+    from segweave import build as build
     from segweave import data as data
+    from segweave import predict as predict
     from segweave import tasks as tasks
-    from segweave.build import create_model as create_model
-    from segweave.build import load_model as load_model
-    from segweave.build import save_model as save_model
+    from segweave.model import MultiTaskModel as MultiTaskModel
+    from segweave.model import create_model as create_model
     from segweave.schema import read_config as read_config
     from segweave.train import fit as fit

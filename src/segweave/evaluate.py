@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,17 +53,27 @@ def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
     for task in tasks:
         place = folder / task.name if (folder / task.name).is_dir() else folder
         if not folder.is_dir() or (place == folder and len(tasks) > 1):
-            raise DataError(f"{folder / task.name}: no such folder of predictions for task {task.name!r}")
+            raise DataError(
+                f"{folder / task.name}: no such folder of predictions for task {task.name!r}; expected a folder per "
+                f"task, which may be left out for a single one"
+            )
         found = task.predictions(place)
-        stems = {Path(key).name: reader for key, reader in found.items()}
+        # a flat folder may hold the predictions of images in sub-folders, as far as their names tell them apart
+        ours, theirs = (Counter(Path(key).name for key in keys) for keys in (dataset.ids, found))
+        stems = {Path(key).name: reader for key, reader in found.items() if theirs[Path(key).name] == 1}
         metric = task.metric()
         for index, id in enumerate(dataset.ids):
             annotation = dataset.annotation(index, task.name)
             if annotation is None:
                 continue
-            reader = found.get(id) or stems.get(Path(id).name)
+            name = Path(id).name
+            reader = found.get(id) or (stems.get(name) if ours[name] == 1 else None)
             if reader is None:
-                raise DataError(f"{place}: no prediction for image {id!r}; found {len(found)} files")
+                some = f", such as {next(iter(found))!r}" if found else ""
+                raise DataError(
+                    f"{place}: no prediction for image {id!r}; found {len(found)}{some}; expected one of that name "
+                    f"for every labelled image"
+                )
             prediction, target = reader(), task.encode(annotation)[None]
             if task.dense and target.ndim == 3:
                 for value in prediction.values():
@@ -81,10 +93,17 @@ def headline(results: Mapping[str, Mapping[str, Any]], tasks: Iterable[Task]) ->
 
 
 def relative_gain(new: Mapping[str, tuple[float, bool]], old: Mapping[str, tuple[float, bool]]) -> float:
-    """Mean over tasks of the relative change of the headline value, positive for better; tasks at nan or 0 count 0."""
+    """Mean over tasks of the relative change of the headline value, positive for better.
+
+    Relative to the old value, or to the new one where the old one is 0. A value where there was none (nan) counts as a
+    gain of 1, none where there was one as a loss of 1.
+    """
     gains = []
     for name, (value, higher) in new.items():
         before = old[name][0]
-        change = (value - before) / abs(before) if before and before == before and value == value else 0.0
+        if math.isnan(value) or math.isnan(before):
+            gains.append(float(math.isnan(before)) - float(math.isnan(value)))
+            continue
+        change = (value - before) / (abs(before) or abs(value) or 1.0)
         gains.append(change if higher else -change)
     return sum(gains) / len(gains)

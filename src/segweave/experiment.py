@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segweave import checkpoint
 from segweave.balancing.balancer import Balancer
 from segweave.config import Config, dump
 from segweave.data.loader import Loader
-from segweave.errors import CheckpointError, ConfigError
+from segweave.errors import CheckpointError, ConfigError, SegweaveError, nearest
 from segweave.evaluate import Results, headline, relative_gain
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule, build_optimizer, parameter_groups
@@ -116,7 +118,6 @@ class _State:
     best: Mapping[str, tuple[float, bool]] | None = None
     best_results: Results | None = None
     stale: int = 0
-    finished: bool = False
 
 
 def run(
@@ -133,25 +134,53 @@ def run(
     resume: bool = False,
     quiet: bool = False,
 ) -> tuple[Path, Results]:
-    """Trains to the plan's end; returns the run folder and the best validation results."""
+    """Trains to the plan's end; returns the run folder and the best validation results.
+
+    Raises:
+        ConfigError: `plan.best` is no metric of this network, or the run folder cannot be made.
+        CheckpointError: nothing to resume, or something else than this network.
+    """
+    _check_best(plan, model)
     folder = out / name if resume else _new_folder(out, name)
+    try:
+        return folder, _train(model, loader, validate, balancer, plan, config, fingerprint, folder, resume, quiet)
+    except SegweaveError:
+        if not resume and not (folder / "weights").exists():
+            shutil.rmtree(folder)  # a run that ended before it kept anything
+        raise
+
+
+def _train(
+    model: MultiTaskModel,
+    loader: Callable[[int], Loader],
+    validate: Callable[[MultiTaskModel], Results],
+    balancer: Balancer,
+    plan: Plan,
+    config: Config,
+    fingerprint: str,
+    folder: Path,
+    resume: bool,
+    quiet: bool,
+) -> Results:
     balancer.to(model.mean.device)
     groups = parameter_groups(model, balancer, plan.lr, plan.weight_decay, plan.backbone_lr_scale, plan.freeze)
     optimizer = build_optimizer(plan.optimizer, groups)
-    schedule = Schedule(optimizer, plan.schedule, plan.warmup)
     ema = None
     if plan.ema is not None:
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(plan.ema)
         ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
-    parts = {"model": model, "balancer": balancer, "optimizer": optimizer} | ({"ema": ema} if ema else {})
+    scaler = torch.amp.GradScaler(model.mean.device.type, enabled=plan.precision == "fp16")
+    parts = {"model": model, "balancer": balancer, "optimizer": optimizer, "scaler": scaler}
+    parts |= {"ema": ema} if ema else {}
     state = _State()
+    schedule = Schedule(optimizer, plan.schedule, plan.warmup)
     console = Console(quiet=quiet)
     if resume:
         _restore(folder, parts, state, model)
     else:
         _describe(folder, config, fingerprint, plan)
-    if model.encoder.matched is not None and not resume:
-        console.print(f"pretrained encoder: {model.encoder.matched}")
+        if model.encoder.matched is not None:
+            console.print(f"pretrained encoder: {model.encoder.matched}")
     stream = loader(state.step)
     total = plan.total(stream.steps_per_epoch)
     started = time.monotonic() - state.elapsed
@@ -161,8 +190,12 @@ def run(
             return step / total
         return (time.monotonic() - started) / (60 * (plan.minutes or 1))
 
-    log = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+    def done() -> bool:
+        return progress(state.step) >= 1 or (plan.patience is not None and state.stale >= plan.patience)
+
     saved = time.monotonic()
+    told: set[str] = set()
+    kept: Any = ema.module if ema is not None else model
     steps = fit(
         model,
         stream,
@@ -172,38 +205,62 @@ def run(
         progress=progress,
         clip=plan.clip,
         precision=plan.precision,
+        scaler=scaler,
         ema=ema,
         seed=plan.seed,
     )
-    kept: Any = ema.module if ema is not None else model
-    with log, _bar(console, total) as bar:
-        job = bar.add_task("train", total=total, completed=state.step, detail="")
-        if not state.finished:
-            for step in steps:
-                log.write(json.dumps(step.record()) + "\n")
-                state.step, state.elapsed = step.step + 1, time.monotonic() - started
-                bar.update(job, completed=state.step, detail=_detail(step))
-                done = progress(state.step) >= 1
-                at_end = state.step % stream.steps_per_epoch == 0
-                epoch = state.step // stream.steps_per_epoch
-                if done or (at_end and epoch % plan.validate_every == 0):
-                    bar.update(job, detail="validating")
-                    results = validate(kept)
-                    _log_validation(log, step, results)
-                    _keep_best(folder, kept, plan, state, results)
-                    done = done or (plan.patience is not None and state.stale >= plan.patience)
-                    state.finished = done
-                    log.flush()
-                    _save(folder, parts, state, kept)
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > _SAVE_SECONDS:
-                    log.flush()
-                    _save(folder, parts, state, kept)
-                    saved = time.monotonic()
-                if done:
-                    break
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log, _bar(console) as bar:
+        job = bar.add_task("train", total=1.0, step="", detail="")
+        bar.update(job, completed=progress(state.step))
+        # a finished run that is resumed with the same plan has nothing left to do
+        while not (state.best_results is not None and done()):
+            step = next(steps)
+            log.write(json.dumps(step.record()) + "\n")
+            for note in sorted(stream.notes.keys() - told):
+                console.print(f"data: {note} (said once, whatever the number of images)")
+            told |= stream.notes.keys()
+            if step.not_finite:
+                shown = ", ".join(step.ids[:8])
+                console.print(f"step {step.step} skipped: {', '.join(step.not_finite)} not finite; images {shown}")
+            state.step, state.elapsed = step.step + 1, time.monotonic() - started
+            epoch, inside = divmod(state.step, stream.steps_per_epoch)
+            place = f"epoch {step.epoch + 1}, step {state.step}{f'/{total}' if total else ''}"
+            bar.update(job, completed=progress(state.step), step=place, detail=_detail(step))
+            ending = done()
+            if ending or (inside == 0 and epoch % plan.validate_every == 0):
+                bar.update(job, detail="validating")
+                results = validate(kept)
+                _log_validation(log, step, results)
+                better = _keep_best(folder, kept, plan, state, results)
+                console.print(f"{place}: {_summary(results, model)}{', best so far' if better else ''}")
+            elif time.monotonic() - saved <= _SAVE_SECONDS:
+                continue
+            log.flush()
+            _save(folder, parts, state, kept)
+            saved = time.monotonic()
+            if ending:
+                break
     assert state.best_results is not None
-    return folder, state.best_results
+    return state.best_results
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a parent of runs that cannot be written to, before any work. Raises ConfigError."""
+    place = out.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        found = "cannot be written to" if place.is_dir() else "is not a folder"
+        raise ConfigError(f"--out {out}: {place} {found}; choose another folder")
+
+
+def _check_best(plan: Plan, model: MultiTaskModel) -> None:
+    known = [f"{name}/{key}" for name, task in model.tasks.items() for key in task.metric().keys]
+    if plan.best != "mean_relative_gain" and plan.best not in known:
+        near = nearest(plan.best, ["mean_relative_gain", *known], 3)
+        raise ConfigError(
+            f"train.best: found {plan.best!r}; expected mean_relative_gain or task/metric; nearest: {near}"
+        )
 
 
 def _new_folder(out: Path, name: str) -> Path:
@@ -222,17 +279,24 @@ def _new_folder(out: Path, name: str) -> Path:
 
 def _describe(folder: Path, config: Config, fingerprint: str, plan: Plan) -> None:
     (folder / "config.yaml").write_text(dump(_plain(config.sections())), encoding="utf-8")
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     packages = ("segweave", "torch", "torchvision", "timm", "numpy")
     facts = {
         "seed": plan.seed,
         "data_fingerprint": fingerprint,
-        "git_revision": found.stdout.strip() or None,
+        "git_revision": _git_revision(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
         "task_order": list(config.tasks),
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _git_revision() -> str | None:
+    """Of the working directory, with `-dirty` where files differ from it; None outside a repository."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _plain(value: Any) -> Any:
@@ -241,10 +305,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _bar(console: Console, total: int | None) -> Progress:
-    columns = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
+def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(24), *columns, TextColumn("{task.fields[detail]}"), console=console
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TextColumn("{task.fields[step]}"),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
     )
 
 
@@ -253,32 +322,29 @@ def _detail(step: Step) -> str:
     return f"{losses}  {step.images / step.seconds:.1f} images/s"
 
 
+def _summary(results: Results, model: MultiTaskModel) -> str:
+    heads = headline(results, model.tasks.values())
+    return ", ".join(f"{name} {model.tasks[name].metric().headline} {value:.4f}" for name, (value, _) in heads.items())
+
+
 def _log_validation(log: Any, step: Step, results: Results) -> None:
     values = {f"{task}/{key}": v for task, table in results.items() for key, v in table.items() if isinstance(v, float)}
     line = {"step": step.step, "epoch": step.epoch, "split": "val"}
     log.write(json.dumps(line | {k: None if math.isnan(v) else v for k, v in values.items()}) + "\n")
 
 
-def _keep_best(folder: Path, model: MultiTaskModel, plan: Plan, state: _State, results: Results) -> None:
+def _keep_best(folder: Path, model: MultiTaskModel, plan: Plan, state: _State, results: Results) -> bool:
+    """Keeps the weights where they are the best so far, and says whether they are."""
     heads = headline(results, model.tasks.values())
     if plan.best != "mean_relative_gain":
         task, _, key = plan.best.partition("/")
-        if task not in results or not isinstance(results[task].get(key), float):
-            known = [f"{t}/{k}" for t, table in results.items() for k, v in table.items() if isinstance(v, float)]
-            raise ConfigError(f"train.best: {plan.best!r} is no metric of this run; it has {', '.join(known)}")
-        errors = ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "outside", "invalid")
-        heads = {task: (float(results[task][key]), key not in errors)}
+        heads = {task: (float(results[task][key]), model.tasks[task].metric().keys[key])}
     if state.best is not None and relative_gain(heads, state.best) <= 0:
         state.stale += 1
-        return
+        return False
     state.best, state.best_results, state.stale = heads, results, 0
-    save_weights(folder / "weights" / "best.safetensors", model)
-
-
-def save_weights(path: Path, model: MultiTaskModel) -> None:
-    """A network's tensors with what is needed to build it again."""
-    meta = {"model": model.spec, "tasks": [task.spec() for task in model.tasks.values()]}
-    checkpoint.save(path, model.state_dict(), meta)
+    model.save(folder / "weights" / "best.safetensors")
+    return True
 
 
 def _save(folder: Path, parts: Mapping[str, Any], state: _State, kept: MultiTaskModel) -> None:
@@ -286,7 +352,7 @@ def _save(folder: Path, parts: Mapping[str, Any], state: _State, kept: MultiTask
     held = {name: checkpoint.flatten(part.state_dict(), name, tensors) for name, part in parts.items()}
     tasks = [task.spec() for task in kept.tasks.values()]
     checkpoint.save(folder / "weights" / "state.safetensors", tensors, {"parts": held, **vars(state), "tasks": tasks})
-    save_weights(folder / "weights" / "last.safetensors", kept)
+    kept.save(folder / "weights" / "last.safetensors")
 
 
 def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: MultiTaskModel) -> None:
@@ -298,7 +364,11 @@ def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: Multi
     if old != new:
         changed = sorted(name for name in old | new if old.get(name) != new.get(name))
         raise CheckpointError(f"{folder}: was trained with other tasks: {', '.join(changed)} changed; start a new run")
-    for name, value in meta.pop("parts").items():
+    held = meta.pop("parts")
+    if held.keys() != parts.keys():
+        changed = ", ".join(sorted(held.keys() ^ parts.keys()))
+        raise CheckpointError(f"{folder}: was trained with other parts: {changed} added or removed; start a new run")
+    for name, value in held.items():
         try:
             parts[name].load_state_dict(checkpoint.restore(value, tensors))
         except (KeyError, RuntimeError, ValueError) as error:

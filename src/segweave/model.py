@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segweave import checkpoint
 from segweave.backbones import Encoder
+from segweave.decoders import DECODERS
+from segweave.errors import CheckpointError, ConfigError
+from segweave.interactions import INTERACTIONS
 from segweave.interactions.interaction import Features, Interaction
+from segweave.regularizers import REGULARIZERS
+from segweave.tasks import TASKS
 from segweave.tasks.task import Prediction, Task
 
+_WEIGHTS = "model.safetensors"
 
-class MultiTaskModel(nn.Module):
+
+class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["multi-task-learning"]):
     """One encoder, several heads. Any image size in, that size out.
 
     Args:
@@ -51,12 +63,12 @@ class MultiTaskModel(nn.Module):
 
     def features(self, images: Float[Tensor, "B C H W"]) -> tuple[Features, list[Tensor]]:
         """Images in [0, 1] to what the heads read, and the encoder's levels."""
-        normalised = (images - self.mean) / self.std
         height, width = images.shape[-2:]
-        stride = max(self.encoder.strides)
-        bottom, right = -height % stride, -width % stride
-        if bottom or right:
-            normalised = nn.functional.pad(normalised, (0, right, 0, bottom))
+        tall, wide = self.encoder.padded(height, width)
+        normalised = (images - self.mean) / self.std
+        if (tall, wide) != (height, width):
+            # a constant border would have no variance for a layer norm to divide by, and gradients without bound
+            normalised = nn.functional.pad(normalised, (0, wide - width, 0, tall - height), mode="replicate")
         levels = self.encoder(normalised)
         return self.interaction(levels), levels
 
@@ -67,21 +79,33 @@ class MultiTaskModel(nn.Module):
 
         Args:
             height, width: of the images, without padding.
-            rows: int64 indices by task; None runs every head on every image.
+            rows: int64 indices by task; None runs every head on every image. A head sees only its rows, unless an
+                interaction reads its output, it is compiled or holds a SyncBatchNorm (all processes must agree), or
+                batch normalisation would see a single image. The output has these rows either way.
         """
-        stride = max(self.encoder.strides)
-        padded = height + -height % stride, width + -width % stride
+        padded = self.encoder.padded(height, width)
         outputs = {}
         for name, head in self.heads.items():
             maps = features.per_task[name][0]
             wanted = rows.get(name) if rows is not None else None
             if rows is not None and (wanted is None or len(wanted) == 0):
                 continue
-            if wanted is not None and len(wanted) < len(maps):
-                maps = maps[wanted]
-            output = head(maps, *padded)
+            if wanted is None or len(wanted) == len(maps):
+                output = head(maps, *padded)
+            elif self._needs_all_rows(head, len(wanted)):
+                output = head(maps, *padded)[wanted]
+            else:
+                output = head(maps[wanted], *padded)
             outputs[name] = output[..., :height, :width] if self.tasks[name].dense and output.ndim == 4 else output
         return outputs
+
+    def _needs_all_rows(self, head: nn.Module, count: int) -> bool:
+        """Whether a head must see unlabelled images too: its normalisation, its compiled shape or another task asks."""
+        compiled = hasattr(head, "_orig_mod") or head._compiled_call_impl is not None
+        if compiled or self.interaction.reads_outputs:
+            return True
+        norms = [m for m in head.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return any(isinstance(m, nn.SyncBatchNorm) or (count == 1 and m.training) for m in norms)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> dict[str, Tensor]:
         """Images in [0, 1] to the raw output of every task, at the images' size."""
@@ -102,9 +126,131 @@ class MultiTaskModel(nn.Module):
         owned = {id(p) for parameters in self.private().values() for p in parameters}
         return [p for p in self.parameters() if id(p) not in owned]
 
-    def to(self, *args: Any, **kwargs: Any) -> MultiTaskModel:
-        """Moves the network, and the class weights that its tasks' losses hold."""
-        super().to(*args, **kwargs)
+    def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
+        """`to`, `cuda` and the like: the class weights that the tasks' losses hold go along."""
         for task in self.tasks.values():
-            task.criteria.to(self.mean.device)
-        return self
+            task.criteria._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def save(self, path: Path) -> None:
+        """Writes one file: the tensors, and what is needed to build the network again."""
+        checkpoint.save(path, self.state_dict(), self._recipe())
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"model": self.spec, "tasks": [task.spec() for task in self.tasks.values()]}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """For `save_pretrained` and `push_to_hub`: the weights, and the recipe once more for people to read."""
+        self.save(save_directory / _WEIGHTS)
+        recipe = {"task_order": list(self.tasks), **self._recipe()}
+        (save_directory / "config.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> MultiTaskModel:
+        """A network ready to predict, in eval mode on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: a run folder (its best weights), a folder of `save_pretrained`, a weights
+                file, or a repository of the Hugging Face Hub.
+            revision, token, cache_dir, force_download, local_files_only: of the Hub.
+
+        Raises:
+            CheckpointError: nothing there, or it is damaged.
+        """
+        path = Path(pretrained_model_name_or_path)
+        places = [path] if path.is_file() else [path / "weights" / "best.safetensors", path / _WEIGHTS]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None and not path.exists() and len(path.parts) == 2 and not path.is_absolute():
+            options = {"revision": revision, "token": token, "cache_dir": cache_dir, "force_download": force_download}
+            try:
+                found = Path(hf_hub_download(str(path), _WEIGHTS, local_files_only=local_files_only, **options))
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise CheckpointError(f"{path}: no such folder, and not to be had from the Hub: {reason}") from None
+        if found is None:
+            raise CheckpointError(f"{path}: no network here; expected {' or '.join(str(p) for p in places)}")
+        tensors, recipe = checkpoint.load(found)
+        if not {"tasks", "model"} <= recipe.keys():
+            raise CheckpointError(f"{found}: not the weights of a network; expected best.safetensors or {_WEIGHTS}")
+        tasks = [TASKS.load(spec["kind"])(**{k: v for k, v in spec.items() if k != "kind"}) for spec in recipe["tasks"]]
+        model = create_model(tasks, **{**recipe["model"], "pretrained": False})
+        model.load_state_dict(tensors)
+        return model.eval()
+
+
+def create_model(
+    tasks: Sequence[Task],
+    *,
+    backbone: str = "resnet50",
+    decoder: str | Mapping[str, Any] = "fpn",
+    interaction: str = "shared",
+    pretrained: bool | str = False,
+    backbone_options: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    regularizers: Mapping[str, float] | None = None,
+    in_channels: int = 3,
+) -> MultiTaskModel:
+    """One network for several tasks.
+
+    Args:
+        tasks: what it predicts.
+        backbone: any timm encoder.
+        decoder: name, or `{name: fpn, shared: true, option: value}`; `shared: false` gives each task its own.
+        interaction: what the tasks share.
+        pretrained: timm's weights, none, or a file of encoder weights.
+        backbone_options: passed to timm, such as `pad_type`, `bn_eps`, `out_indices`.
+        mean, std: per band, of images in [0, 1]; by default what timm states for the encoder.
+        regularizers: beta by name, on the shared parameters and the encoder's levels.
+        in_channels: bands of the images.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest ones.
+    """
+    options = {
+        "backbone": backbone,
+        "decoder": decoder,
+        "interaction": interaction,
+        "pretrained": pretrained,
+        "backbone_options": dict(backbone_options or {}),
+        "regularizers": dict(regularizers or {}),
+        "in_channels": in_channels,
+    }
+    INTERACTIONS.require(interaction, "model.interaction")
+    for owner, betas in [("model", regularizers), *((f"tasks.{t.name}", t.regularizers) for t in tasks)]:
+        for name in betas or {}:
+            REGULARIZERS.require(name, f"{owner}.regularizers")
+    encoder = Encoder(backbone, pretrained, backbone_options, in_channels)
+    settings = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
+    shared = settings.pop("shared", True)
+    reads: dict[str, int | None] = {}
+    own = {}
+    for task in tasks:
+        place = task.at or task.place
+        reads[task.name] = None if place == "decoder" else encoder.level(place)
+        if place == "decoder" and (task.decoder is not None or not shared):
+            own[task.name] = _decoder(task.decoder or settings, encoder, f"tasks.{task.name}.decoder")
+    needs_shared = any(level is None and name not in own for name, level in reads.items())
+    common = _decoder(settings, encoder, "model.decoder") if needs_shared else None
+    weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels)
+    spec = options | {"mean": list(mean or encoder.mean), "std": list(std or encoder.std)}
+    return MultiTaskModel(tasks, encoder, weave, spec["mean"], spec["std"], regularizers, spec)
+
+
+def _decoder(settings: str | Mapping[str, Any], encoder: Encoder, where: str) -> torch.nn.Module:
+    options = {"name": settings} if isinstance(settings, str) else dict(settings)
+    name = options.pop("name", "fpn")
+    DECODERS.require(name, where)
+    for key in options:
+        if key not in DECODERS.options(name):
+            raise ConfigError(f"{where}.{key}: unknown option; {name} has {', '.join(DECODERS.options(name))}")
+    return DECODERS.load(name)(encoder.channels, encoder.strides, **options)

@@ -44,7 +44,7 @@ def check_config(raw: Config, base: Path = Path()) -> Config:
         tasks[str(name)] = _with_choice(options, "kind", TASKS, f"tasks.{name}")
         if isinstance(options.get("classes"), str):
             tasks[str(name)]["classes"] = _locate(options["classes"], base)
-    model = check(raw.model, signature_options("segweave.build:create_model")[0], "model")
+    model = check(raw.model, signature_options("segweave.model:create_model")[0], "model")
     if isinstance(model.get("pretrained"), str):
         model["pretrained"] = _locate(model["pretrained"], base)
     balancing = _with_choice({"method": "equal", **raw.balancing}, "method", METHODS, "balancing")

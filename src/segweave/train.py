@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,10 @@ _MAX_SKIPPED = 10
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name."""
+    """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name.
+
+    A step with values that are not finite changed no weight: `not_finite` names them, `ids` the images of the batch.
+    """
 
     step: int
     epoch: int
@@ -37,7 +41,8 @@ class Step:
     total: float
     lr: float
     grad_norm: float
-    skipped: bool
+    not_finite: Sequence[str] = ()
+    ids: Sequence[str] = ()
 
     def record(self) -> dict[str, Any]:
         """One line of `metrics.jsonl`."""
@@ -48,7 +53,11 @@ class Step:
         line |= {f"weight/{name}": value for name, value in self.weights.items()}
         line |= {f"regularizer/{name}": value for name, value in self.regularizers.items()}
         line |= {"total": self.total, "lr": self.lr, "grad_norm": self.grad_norm}
-        return line | ({"skipped": True} if self.skipped else {})
+        if self.not_finite:
+            line |= {"skipped": True, "not_finite": list(self.not_finite), "ids": list(self.ids)}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+        }
 
 
 def fit(
@@ -61,6 +70,7 @@ def fit(
     progress: Callable[[int], float] = lambda _: 0.0,
     clip: float | None = None,
     precision: str = "fp32",
+    scaler: torch.amp.GradScaler | None = None,
     ema: torch.optim.swa_utils.AveragedModel | None = None,
     seed: int = 0,
 ) -> Iterator[Step]:
@@ -76,6 +86,7 @@ def fit(
         schedule: sets the learning rate before each step, at `progress(step)` in [0, 1].
         clip: largest norm of all gradients together.
         precision: `fp32`, `bf16` or `fp16` autocast.
+        scaler: of the losses, for `fp16`; a new one by default. Its state belongs in a checkpoint.
         ema: averages the parameters after each step.
         seed: of dropout; drawn anew from (seed, step), so that a resumed run repeats.
 
@@ -84,7 +95,8 @@ def fit(
     """
     device = model.mean.device
     balancer = balancer or Equal(list(model.tasks))
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler = scaler or torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler.scale(torch.zeros((), device=device))  # makes its state, which `unscale_` expects
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     regularizers = _Regularizers(model)
     private, shared = model.private(), model.shared()
@@ -97,8 +109,8 @@ def fit(
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
         model.train()
         optimizer.zero_grad(set_to_none=True)
+        counts = _counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
-        counts = _counts(model, micro)
         images = sum(len(batch) for batch in micro)
         totals: dict[str, Tensor] = {}
         weights: Mapping[str, Tensor] = {}
@@ -124,44 +136,46 @@ def fit(
         present = [p for p in parameters if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
         values = _read({**totals, "grad_norm": norm, **{f"weight:{k}": v for k, v in weights.items()}})
-        finite = all(torch.isfinite(torch.tensor(list(values.values()), dtype=torch.float64)).tolist())
-        if finite or precision == "fp16":
+        bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
             scaler.step(optimizer)
+            if ema is not None:
+                ema.update_parameters(model)
         else:
             balancer.rollback()
         scaler.update()
-        skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+        skipped_in_a_row = skipped_in_a_row + 1 if bad else 0
+        ids = [id for batch in micro for id in batch.ids] if bad else []
         if skipped_in_a_row >= _MAX_SKIPPED:
-            bad = [name.partition(":")[2] for name, value in values.items() if value != value]
-            ids = [id for batch in micro for id in batch.ids]
             raise SegweaveError(
-                f"the loss was not finite in {_MAX_SKIPPED} steps in a row (step {effective.step}: "
-                f"{', '.join(bad) or 'gradient'}; images {', '.join(ids[:4])}); lower train.lr or set train.clip"
+                f"the loss was not finite in {_MAX_SKIPPED} steps in a row (step {effective.step}: {', '.join(bad)}; "
+                f"images {', '.join(ids[:4])}); lower train.lr or set train.clip"
             )
-        if ema is not None and finite:
-            ema.update_parameters(model)
         now = time.perf_counter()
-        yield _step(effective, now - started, images, values, lr, not finite)
+        yield _step(effective, now - started, images, values, lr, bad, ids)
         started = time.perf_counter()
 
 
-def _counts(model: MultiTaskModel, micro: list[Batch]) -> dict[str, dict[str, Tensor]]:
-    """Count of every loss term over the effective batch, for the tasks that have something labelled in it."""
-    counts: dict[str, dict[str, Tensor]] = {}
+def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str, float]]:
+    """Count of every loss term over the effective batch, for the tasks that have something labelled in it.
+
+    The batches are still where the loader made them, so that reading the counts does not wait for a GPU.
+    """
+    counts: dict[str, dict[str, float]] = {}
     for name, task in model.tasks.items():
         for batch in micro:
             if name in batch.targets:
+                terms = counts.setdefault(name, {})
                 for term, count in task.counts(batch.targets[name].value).items():
-                    total = counts.setdefault(name, {})
-                    total[term] = total.get(term, count.new_zeros(())) + count.sum()
-    return {name: terms for name, terms in counts.items() if any(bool(count > 0) for count in terms.values())}
+                    terms[term] = terms.get(term, 0.0) + float(count.sum())
+    return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}
 
 
 def _losses(
     model: MultiTaskModel,
     batch: Batch,
     outputs: Mapping[str, Tensor],
-    counts: Mapping[str, Mapping[str, Tensor]],
+    counts: Mapping[str, Mapping[str, float]],
     totals: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """alpha_i L_i of a micro-batch, divided by the whole batch's counts; adds to the `totals` that are logged."""
@@ -171,7 +185,7 @@ def _losses(
         loss = batch.images.new_zeros(())
         if name in outputs:
             for term, value in task.loss(outputs[name], batch.targets[name].value).items():
-                part = task.weight * value.sum.sum() / torch.where(terms[term] > 0, terms[term], 1.0)
+                part = value.sum.sum() * (task.weight / (terms[term] or 1.0))
                 loss = loss + part
                 key = f"term:{name}/{term}"
                 totals[key] = totals.get(key, 0.0) + part.detach()
@@ -214,7 +228,13 @@ def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _step(
-    effective: Effective, seconds: float, images: int, values: Mapping[str, float], lr: float, skipped: bool
+    effective: Effective,
+    seconds: float,
+    images: int,
+    values: Mapping[str, float],
+    lr: float,
+    bad: Sequence[str],
+    ids: Sequence[str],
 ) -> Step:
     def group(kind: str) -> dict[str, float]:
         return {name.partition(":")[2]: value for name, value in values.items() if name.startswith(f"{kind}:")}
@@ -233,5 +253,6 @@ def _step(
         total,
         lr,
         values["grad_norm"],
-        skipped,
+        bad,
+        ids,
     )

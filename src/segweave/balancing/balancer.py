@@ -66,10 +66,10 @@ class Balancer(nn.Module, ABC):
     """Turns an objective into gradients. State is kept by task name.
 
     Args:
-        tasks: every task of the network.
+        tasks: every task of the network; methods that hold something per task need them, the others do not.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str] = ()) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
 
@@ -124,7 +124,7 @@ class GramianBalancer(Balancer):
         ConfigError: a space of another name; in `backward`, `features` where the heads have none in common.
     """
 
-    def __init__(self, tasks: Sequence[str], *, space: Literal["auto", "features", "parameters"] = "auto") -> None:
+    def __init__(self, tasks: Sequence[str] = (), *, space: Literal["auto", "features", "parameters"] = "auto") -> None:
         super().__init__(tasks)
         if space not in ("auto", "features", "parameters"):
             raise ConfigError(f"balancing.space: found {space!r}; expected one of 'auto', 'features', 'parameters'")

@@ -9,11 +9,11 @@ from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.tv_tensors import Mask
 
 from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.classification import ClassificationMetric
+from segweave.tasks.maps import DenseMap
 from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Task, class_names
 
 UNKNOWN = 255
@@ -65,7 +65,7 @@ class Classification(Task):
         return output
 
     def wrap(self, values: Tensor) -> Tensor:
-        return Mask(values) if self.derive else values
+        return DenseMap(values) if self.derive else values
 
     def read(self, path: Path) -> Tensor:
         if self.derive:
@@ -89,12 +89,12 @@ class Classification(Task):
                 f"{path}: label id {int(stray[0])} ({int((stray == stray[0]).sum())} pixels) outside the "
                 f"{len(self.classes)} classes of task {self.name!r}; add it to tasks.{self.name}.ignore or .classes"
             )
-        return Mask(labels.to(torch.uint8))
+        return DenseMap(labels.to(torch.uint8))
 
     def parse(self, text: str) -> Tensor | None:
         """A class name or id; several, separated by `;` or `|`, for multi-label; `-` for none of them."""
         text = text.strip()
-        if not text:
+        if self.derive or not text:
             return None
         if not self.multi_label:
             return torch.tensor(self._id(text))

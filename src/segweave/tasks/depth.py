@@ -5,55 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional
-from torchvision.tv_tensors import TVTensor
 
 from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.depth import DepthMetric
+from segweave.tasks.maps import DenseMap
 from segweave.tasks.semantic import image_files
 from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Task
 
 _RAMP = ((252, 253, 191), (254, 176, 120), (241, 96, 93), (183, 55, 121), (114, 31, 129), (44, 17, 95), (0, 0, 4))
-
-
-class DepthMap(TVTensor):
-    """Float32 [H, W], metres, 0 where nothing is measured; moved by torchvision's transforms without interpolation."""
-
-
-def _resize(depth: Tensor, size: list[int], *_: Any, **__: Any) -> DepthMap:
-    plain = depth.as_subclass(Tensor)[None, None]
-    return DepthMap(nn.functional.interpolate(plain, tuple(size), mode="nearest-exact")[0, 0])
-
-
-def _crop(depth: Tensor, top: int, left: int, height: int, width: int) -> DepthMap:
-    return DepthMap(functional.crop(depth.as_subclass(Tensor)[None], top, left, height, width)[0])
-
-
-def _flip(depth: Tensor) -> DepthMap:
-    return DepthMap(depth.as_subclass(Tensor).flip(-1))
-
-
-def _pad(depth: Tensor, padding: list[int], *_: Any, **__: Any) -> DepthMap:
-    return DepthMap(functional.pad(depth.as_subclass(Tensor)[None], padding, fill=0)[0])
-
-
-def _resized_crop(depth: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> DepthMap:
-    return _resize(_crop(depth, top, left, height, width), size)
-
-
-for _function, _kernel in (
-    (functional.resize, _resize),
-    (functional.crop, _crop),
-    (functional.horizontal_flip, _flip),
-    (functional.pad, _pad),
-    (functional.resized_crop, _resized_crop),
-):
-    functional.register_kernel(_function, tv_tensor_cls=DepthMap)(_kernel)
 
 
 class Depth(Task):
@@ -100,7 +64,7 @@ class Depth(Task):
         self.build_criteria()
 
     def wrap(self, values: Tensor) -> Tensor:
-        return DepthMap(values)
+        return DenseMap(values)
 
     def read(self, path: Path) -> Tensor:
         units = self.units_per_metre
@@ -111,7 +75,7 @@ class Depth(Task):
                     f"{path}: {bits}-bit depth has no agreed unit; set tasks.{self.name}.units_per_metre (1000 for mm)"
                 )
             units = 1000.0 if bits == 16 else 1.0
-        return DepthMap(self._valid(rasters.read_values(path) / units))
+        return DenseMap(self._valid(rasters.read_values(path) / units))
 
     def _valid(self, metres: Tensor) -> Tensor:
         # comparisons with NaN are false, so NaN, infinities, zeros and negatives all become "not measured"
@@ -120,7 +84,7 @@ class Depth(Task):
     def zoom(self, annotation: Tensor, factor: float) -> Tensor:
         if not self.rescale:
             return annotation
-        return DepthMap(self._valid(annotation.as_subclass(Tensor) / factor))
+        return DenseMap(self._valid(annotation.as_subclass(Tensor) / factor))
 
     def encode(self, annotation: Tensor) -> Tensor:
         return self._valid(annotation.as_subclass(Tensor))

@@ -9,11 +9,11 @@ from typing import Literal, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.tv_tensors import Mask
 
 from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.segmentation import SegmentationMetric
+from segweave.tasks.maps import DenseMap
 from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Task, class_names
 
 IGNORE = 255
@@ -30,10 +30,12 @@ class Semantic(Task):
         ignore: ids in the files that mean "not labelled", beside 255 which always does.
         class_weights: a factor per class in cross_entropy, or `balanced`: pixels / (classes * pixels of the class) over
             the training set.
+        threshold: of a single class: file values from it on are the class and lower ones background, such as 128 for
+            masks of 0 and 255, or for masks stored as JPEG. By default 1 is the class and 255 is not labelled.
         colours: `{class name: [red, green, blue]}`, for RGB masks and for the pictures.
 
     Raises:
-        ConfigError: more than 255 classes, or weights or colours that do not fit the classes.
+        ConfigError: more than 255 classes, a threshold for several, or weights or colours that do not fit the classes.
     """
 
     kind = "semantic"
@@ -47,6 +49,7 @@ class Semantic(Task):
         classes: int | Sequence[str] | str | None = None,
         ignore: int | Sequence[int] | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        threshold: int | None = None,
         colours: Mapping[str, Sequence[int]] | None = None,
         **common: Unpack[CommonOptions],
     ) -> None:
@@ -57,6 +60,9 @@ class Semantic(Task):
         if len(self.names) > IGNORE:
             raise ConfigError(f"tasks.{name}.classes: found {len(self.names)}; expected at most {IGNORE}")
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
+        if threshold is not None and not self.binary:
+            raise ConfigError(f"tasks.{name}.threshold: found {len(self.classes)} classes; expected a single one")
+        self.threshold = threshold
         self.colours = {key: list(value) for key, value in (colours or {}).items()}
         for key in self.colours:
             if key not in (*self.names, "ignore"):
@@ -92,12 +98,17 @@ class Semantic(Task):
         self._set_class_weights(weights)
 
     def wrap(self, values: Tensor) -> Tensor:
-        return Mask(values)
+        return DenseMap(values)
 
     def read(self, path: Path) -> Tensor:
         labels = self._read_ids(path)
         for value in self.ignore:
             labels = torch.where(labels == value, IGNORE, labels)
+        if self.binary and self.threshold is None and IGNORE not in self.ignore and _is_white_on_black(labels):
+            raise DataError(
+                f"{path}: every pixel is 0 or 255, and 255 means not labelled; set tasks.{self.name}.threshold: 128 "
+                f"if 255 is {self.classes[0]!r}, or tasks.{self.name}.ignore: 255 if it is not labelled"
+            )
         low, high = int(labels.min()), int(torch.where(labels == IGNORE, 0, labels).max())
         if low < 0 or high >= len(self.names):
             found, pixels = torch.unique(labels[(labels < 0) | (labels >= len(self.names))], return_counts=True)
@@ -106,13 +117,17 @@ class Semantic(Task):
                 f"{path}: label id {', '.join(f'{v} ({n} pixels)' for v, n in strays)} outside the {len(self.names)} "
                 f"classes of task {self.name!r}; add it to tasks.{self.name}.ignore or to tasks.{self.name}.classes"
             )
-        return Mask(labels.to(torch.uint8))
+        return DenseMap(labels.to(torch.uint8))
 
     def _read_ids(self, path: Path) -> Tensor:
         table = {}
         for key, (red, green, blue) in self.colours.items():
             table[int(red), int(green), int(blue)] = IGNORE if key == "ignore" else self.names.index(key)
-        return rasters.read_index(path, table or None).to(torch.int32)
+        labels = rasters.read_index(path, table or None).to(torch.int32)
+        # a mask of 0 and 1 alone, such as a prediction of ours, holds the classes already
+        if self.threshold is None or int(labels.max()) <= 1:
+            return labels
+        return (labels >= self.threshold).to(torch.int32)
 
     def encode(self, annotation: Tensor) -> Tensor:
         return annotation.as_subclass(Tensor)
@@ -152,11 +167,15 @@ class Semantic(Task):
         return Legend(entries=[(self.names[i], self.palette[i]) for i in order])
 
 
+def _is_white_on_black(labels: Tensor) -> bool:
+    return labels.unique().tolist() == [0, IGNORE]
+
+
 def image_files(folder: Path) -> dict[str, Path]:
     """Every raster file below a folder, by its path without suffix. Raises DataError where two share a stem."""
     suffixes = {".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg"}
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.name[0] != "."):
         key = path.relative_to(folder).with_suffix("").as_posix()
         if key in files:
             raise DataError(f"{path}: {files[key].name} has the same stem; expected one file per image")

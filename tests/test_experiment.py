@@ -1,0 +1,256 @@
+"""One run folder: what it holds, which weights are the best, when it ends, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segweave import build, checkpoint, experiment
+from segweave.errors import CheckpointError, ConfigError
+from segweave.model import MultiTaskModel, create_model
+from tiny import lines, steps, tiny
+
+
+def tensors(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "weights" / f"{name}.safetensors")[0]
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle of a step."""
+
+
+def interrupted(config: Any, name: str, out: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that saved after every step and ended during the one after `after`."""
+    genuine = experiment.fit
+
+    def fit(*args: Any, **options: Any) -> Any:
+        for step in genuine(*args, **options):
+            if step.step == after:
+                raise Killed
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_SAVE_SECONDS", -1.0)
+        patch.setattr(experiment, "fit", fit)
+        with pytest.raises(Killed):
+            build.train(config, name, out, quiet=True)
+    return out / name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train": {"epochs": 3}, "balancing": {"method": "uncertainty"}},
+        {"train": {"epochs": 3, "ema": 0.9, "accumulate": 2, "batch_size": 2, "workers": 1, "best": "depth/rmse"}},
+        {"train": {"epochs": 3, "precision": "fp16", "optimizer": "sgd", "schedule": "cosine", "warmup": 4}},
+    ],
+    ids=["uncertainty", "ema and accumulation", "fp16"],
+)
+@pytest.mark.parametrize("after", [2, 5])
+def test_resume_goes_on_bit_for_bit(options: dict, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(**options)
+    whole, expected = build.train(config, "whole", tmp_path, quiet=True)
+    part = interrupted(config, "part", tmp_path, after, monkeypatch)
+    with (part / "metrics.jsonl").open("a") as log:  # a log that had gone further than the checkpoint
+        log.write(json.dumps({"step": after, "total": 1.0, "seconds": 1.0}) + '\n{"step": 99, "half a li')
+    again, results = build.train(config, "part", tmp_path, resume=True, quiet=True)
+    assert again == part
+    assert steps(part) == steps(whole)
+    assert results == expected
+    for name in ("last", "best"):
+        one, two = tensors(whole, name), tensors(part, name)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_resuming_a_finished_run_changes_nothing_and_a_longer_plan_goes_on(tmp_path: Path) -> None:
+    folder, results = build.train(tiny(), "run", tmp_path, quiet=True)
+    before = (folder / "metrics.jsonl").read_bytes()
+    again, same = build.train(tiny(), "run", tmp_path, resume=True, quiet=True)
+    assert (again, same) == (folder, results)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    build.train(tiny(train={"steps": 6}), "run", tmp_path, resume=True, quiet=True)
+    assert [line["step"] for line in steps(folder)] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tasks": {"scene": {"kind": "classification", "weight": 2.0}}}, "scene"),
+        ({"tasks": {"extra": {"kind": "depth", "source": "depth"}}}, "extra"),
+        ({"model": {"backbone": "test_efficientnet"}}, "model"),
+        ({"balancing": {"method": "uncertainty"}}, "balancer"),
+        ({"train": {"steps": 4, "batch_size": 4, "workers": 0, "ema": 0.9}}, "ema"),
+    ],
+)
+def test_resume_refuses_another_network_and_says_what_differs(changes: dict, named: str, tmp_path: Path) -> None:
+    build.train(tiny(train={"steps": 1}), "run", tmp_path, quiet=True)
+    with pytest.raises(CheckpointError, match=named):
+        build.train(tiny(**changes), "run", tmp_path, resume=True, quiet=True)
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none: nothing to resume; expected .*state\.safetensors"):
+        build.train(tiny(), "none", tmp_path, resume=True, quiet=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_a_run_holds(tmp_path: Path) -> None:
+    folder, _ = build.train(tiny(train={"epochs": 2, "seed": 7}), "run", tmp_path, quiet=True)
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["seed"] == 7
+    assert len(facts["data_fingerprint"]) == 64
+    assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"]
+    assert facts["task_order"] == ["semantic", "depth", "scene"]
+    assert "git_revision" in facts
+    weights = sorted(path.name for path in (folder / "weights").iterdir())
+    assert weights == ["best.safetensors", "last.safetensors", "state.safetensors"]
+    config = build.load_run(folder)[1]
+    assert config.sections() == tiny(train={"epochs": 2, "seed": 7}).sections()
+    other, _ = build.train(tiny(data={"seed": 1}), "other", tmp_path, quiet=True)
+    assert json.loads((other / "run.json").read_text())["data_fingerprint"] != facts["data_fingerprint"]
+
+
+def test_every_line_of_the_log(tmp_path: Path) -> None:
+    config = tiny(train={"epochs": 2, "accumulate": 2}, balancing={"method": "uncertainty"})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    made = lines(folder)
+    of_steps = [line for line in made if "seconds" in line]
+    of_validation = [line for line in made if "seconds" not in line]
+    assert [(line["step"], line["epoch"], line["images"]) for line in of_steps] == [
+        (0, 0, 8),
+        (1, 0, 4),
+        (2, 1, 8),
+        (3, 1, 4),
+    ]
+    for line in of_steps:
+        assert line["seconds"] > 0
+        assert line["grad_norm"] > 0
+        assert {"loss/semantic", "loss/depth", "loss/scene"} <= line.keys()
+        assert {"weight/semantic", "weight/depth", "weight/scene", "lr"} <= line.keys()
+        assert {"regularizer/depth/weight_decay", "regularizer/shared/feature_norm"} <= line.keys()
+        parts = line["loss/semantic/cross_entropy"] + line["loss/semantic/iou"]
+        assert line["loss/semantic"] == pytest.approx(parts, rel=1e-5)
+        regularizers = line["regularizer/depth/weight_decay"] + line["regularizer/shared/feature_norm"]
+        losses = sum(line[f"loss/{task}"] * line[f"weight/{task}"] for task in config.tasks)
+        assert line["total"] == pytest.approx(losses + regularizers, rel=1e-5)
+    assert [(line["step"], line["split"]) for line in of_validation] == [(1, "val"), (3, "val")]
+    assert {"semantic/miou", "depth/abs_rel", "scene/accuracy"} <= of_validation[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("best", "higher"), [("depth/abs_rel", False), ("depth/delta1", True), ("semantic/pixel_accuracy", True)]
+)
+def test_the_best_weights_are_those_of_the_best_validation(best: str, higher: bool, tmp_path: Path) -> None:
+    config = tiny(train={"epochs": 5, "lr": 3e-3, "best": best, "schedule": "constant"})
+    folder, results = build.train(config, "run", tmp_path, quiet=True)
+    task, key = best.split("/")
+    seen = [line[best] for line in lines(folder) if "seconds" not in line]
+    assert len(seen) == 5
+    assert results[task][key] == (max(seen) if higher else min(seen))
+    assert build.evaluate_run(folder)[task][key] == pytest.approx(results[task][key], abs=1e-9)
+
+
+def test_mean_relative_gain_keeps_what_is_better_on_average(tmp_path: Path) -> None:
+    folder, results = build.train(tiny(train={"epochs": 4, "schedule": "constant"}), "run", tmp_path, quiet=True)
+    kept: dict[str, float] | None = None
+    for line in (line for line in lines(folder) if "seconds" not in line):
+        new = {key: line[key] for key in ("semantic/miou", "depth/abs_rel", "scene/accuracy")}
+        if kept is None:
+            kept = new
+            continue
+        gain = 0.0
+        for key, value in new.items():
+            change = (value - kept[key]) / kept[key] if kept[key] else 0.0
+            gain += -change if key == "depth/abs_rel" else change
+        kept = new if gain > 0 else kept
+    assert kept is not None
+    assert results["semantic"]["miou"] == kept["semantic/miou"]
+    assert results["depth"]["abs_rel"] == kept["depth/abs_rel"]
+
+
+def test_an_unknown_best_metric_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.best: found 'semantic/mIoU'.*'semantic/miou'"):
+        build.train(tiny(train={"best": "semantic/mIoU"}), "run", tmp_path, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    config = tiny(train={"epochs": 50, "lr": 1e-12, "patience": 2})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    validations = [line for line in lines(folder) if "seconds" not in line]
+    assert 3 <= len(validations) < 50
+
+
+def test_minutes_end_a_run_by_the_clock_with_a_schedule_that_reaches_its_end(tmp_path: Path) -> None:
+    folder, _ = build.train(tiny(train={"minutes": 0.03, "warmup": 0}), "run", tmp_path, quiet=True)
+    of_steps = steps(folder)
+    assert sum(line["seconds"] for line in lines(folder) if "seconds" in line) < 0.03 * 60 + 5
+    rates = [line["lr"] for line in of_steps]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 2 * rates[-1]
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
+    folder, _ = build.train(tiny(train={"epochs": 5, "validate_every": 2}), "run", tmp_path, quiet=True)
+    assert [line["epoch"] for line in lines(folder) if "seconds" not in line] == [1, 3, 4]
+
+
+def test_what_is_frozen_stays_and_the_rest_learns(tmp_path: Path) -> None:
+    config = tiny(train={"freeze": ["encoder"], "steps": 2})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    torch.manual_seed(0)
+    start = dict(create_model(build.build_tasks(config), **config.model).named_parameters())
+    end = dict(MultiTaskModel.from_pretrained(folder).named_parameters())
+    moved = {name.partition(".")[0] for name in start if not torch.equal(start[name], end[name])}
+    assert moved == {"interaction", "heads"}
+    with pytest.raises(ConfigError, match=r"train\.freeze: no parameter starts with 'backbone'"):
+        build.train(tiny(train={"freeze": ["backbone"]}), "other", tmp_path, quiet=True)
+
+
+def test_balanced_class_weights_are_computed_once_and_kept(tmp_path: Path) -> None:
+    config = tiny(tasks={"semantic": {"kind": "semantic", "class_weights": "balanced"}})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    weights = MultiTaskModel.from_pretrained(folder).tasks["semantic"].spec()["class_weights"]
+    tasks = build.build_tasks(config)
+    dataset = build.build_dataset(config, "train", tasks)
+    pixels = sum(
+        torch.bincount(torch.as_tensor(dataset[i].annotations["semantic"]).flatten(), minlength=8)
+        for i in range(len(dataset))
+    )
+    assert isinstance(pixels, torch.Tensor)
+    present = int((pixels > 0).sum())
+    expected = [float(pixels.sum() / (present * n)) if n else 0.0 for n in pixels.tolist()]
+    assert weights == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 3, "epochs": 2}, "expected one of steps, epochs and minutes"),
+        ({"batch_size": 0}, r"train\.batch_size: found 0"),
+        ({"accumulate": 0}, r"train\.accumulate: found 0"),
+        ({"lr": 0.0}, r"train\.lr: found 0"),
+    ],
+)
+def test_plans_that_make_no_sense(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        experiment.Plan(**options)
+
+
+def test_a_second_run_of_a_name_gets_a_number(tmp_path: Path) -> None:
+    names = [build.train(tiny(train={"steps": 1}), "run", tmp_path, quiet=True)[0].name for _ in range(3)]
+    assert names == ["run", "run-2", "run-3"]
+
+
+def test_the_bar_tells_losses_rate_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build.train(tiny(train={"epochs": 2}), "run", tmp_path)
+    shown = capsys.readouterr().out
+    assert "epoch 1, step 3/6: semantic miou" in shown
+    assert "best so far" in shown
+    assert not math.isnan(float(shown.split("semantic miou ")[1].split(",")[0]))
