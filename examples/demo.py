@@ -1,4 +1,4 @@
-"""Train, evaluate and predict in a dozen lines of Python, on the built-in synthetic streets: `make demo` runs this.
+"""One network for three tasks on the built-in synthetic streets, from training to pictures: `make demo` runs this.
 
 Writes the run into `runs/demo/` (a numbered folder if that exists), and prints the results and where to look.
 """
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from segweave import build, rasters
 from segweave.data.streets import render
-from segweave.predict import predict
+from segweave.predict import predict_run
 from segweave.report.table import results_table
 from segweave.schema import read_config
 
@@ -23,16 +23,15 @@ def main() -> None:
 
     results = build.evaluate_run(folder, split="test")  # images that chose nothing: not trained on, not validated on
 
-    images = folder / "images"
+    images = folder / "images"  # other streets again
     for index in range(6):
         street = render(seed=1, index=index, height=192, width=384)
         rasters.write_image(torch.from_numpy(street.image).permute(2, 0, 1), images / f"street-{index}.png")
-    model, config = build.load_run(folder)
-    problems = [why for _, why in predict(model, [images], folder / "predictions", config.data["size"]) if why]
-    assert not problems, problems
+    predicted = predict_run(folder, [images])
+    assert not predicted.problems, predicted.problems
 
     Console().print(results_table(results, "unseen synthetic streets (test split)"))
-    print(f"pictures: {folder / 'predictions' / 'pictures'}")
+    print(f"pictures: {predicted.folder / 'pictures'}")
     print(f"metrics:  {folder / 'evaluation-test.json'}, {folder / 'metrics.jsonl'}")
     print(f"weights:  {folder / 'weights' / 'best.safetensors'}")
 

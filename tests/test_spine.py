@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from segweave import build, rasters
+from segweave.config import from_values
+from segweave.data.streets import CLASSES, render
 from segweave.errors import CheckpointError, ConfigError
 from segweave.model import MultiTaskModel, create_model
-from segweave.schema import read_config
+from segweave.schema import check_config, read_config
 from tiny import TINY, tiny
 
 
@@ -37,6 +40,44 @@ def test_a_run_evaluates_predicts_and_scores_the_same(tmp_path: Path) -> None:
         assert scored[task][key] == pytest.approx(results[task][key], abs=1e-4)
     picture, _ = rasters.read_image(tmp_path / "p" / "pictures" / "val-000000.png")
     assert picture.shape[0] == 3
+
+
+def store(folder: Path, images: int = 6) -> None:
+    """Streets that no split of TINY has, as files: masks with and without sky, depth in centimetres."""
+    for index in range(images):
+        street = render(seed=5, index=index, height=48, width=80)
+        rasters.write_image(torch.from_numpy(street.image).permute(2, 0, 1), folder / "images" / f"{index}.png")
+        labels = torch.from_numpy(street.semantic)
+        rasters.write_index(labels, folder / "semantic" / f"{index}.png", [])
+        rasters.write_index(torch.where(labels == 3, 200, labels), folder / "no-sky" / f"{index}.png", [])
+        rasters.write_depth(torch.from_numpy(street.depth) / 10, folder / "depth" / f"{index}.png")
+
+
+def test_evaluation_on_other_data(tmp_path: Path) -> None:
+    folder, _ = build.train(tiny(train={"steps": 2}), "a", tmp_path, quiet=True)
+    store(tmp_path)
+    data = {"format": "folder", "root": str(tmp_path), "splits": {"val": 0.99}}
+    (tmp_path / "data.yaml").write_text(json.dumps({"data": {**data, "tasks": {"semantic": "semantic"}}}))
+    command = [sys.executable, "-m", "segweave", "evaluate", str(folder), "--data", str(tmp_path / "data.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "tasks.depth" in done.stderr  # the data has no layer for it, and nothing says that it need not be measured
+
+    semantic = {"kind": "semantic", "classes": list(CLASSES)}
+    tasks = {"semantic": semantic, "depth": {"kind": "depth", "units_per_metre": 100.0}}
+    other = check_config(from_values({"data": data, "tasks": tasks}))
+    results = build.evaluate_run(folder, "val", other)
+    assert results["semantic"]["per_class"].keys() <= set(CLASSES)
+    assert math.isnan(results["scene"]["accuracy"])
+    millimetres = check_config(from_values({"data": data, "tasks": {"depth": {"kind": "depth"}}}))
+    assert build.evaluate_run(folder, "val", millimetres)["depth"]["rmse"] != results["depth"]["rmse"]
+
+    tasks["semantic"] = {**semantic, "ignore": 200, "source": "no-sky"}
+    other = check_config(from_values({"data": data, "tasks": tasks}))
+    assert "sky" in build.evaluate_run(folder, "val", other)["semantic"]["absent_classes"]
+    tasks["semantic"] = {"kind": "semantic", "classes": 8}
+    with pytest.raises(ConfigError, match=r"tasks\.semantic: found .*class 0.* the run has .*road"):
+        build.evaluate_run(folder, "val", check_config(from_values({"data": data, "tasks": tasks})))
 
 
 def test_every_part_learns_with_every_balancer(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segweave.balancing import METHODS
-from segweave.config import Config
+from segweave.config import Config, load
 from segweave.data import FORMATS
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
@@ -48,9 +49,12 @@ def build_dataset(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
     return FORMATS.load(config.data["format"])(split, tasks, **options)
 
 
-def build_validation(config: Config, dataset: Dataset, workers: int) -> Callable[[MultiTaskModel], Results]:
-    resize = Resize(_size(config))
-    return lambda model: evaluate(model, evaluation_batches(dataset, resize, workers=workers))
+def build_validation(
+    config: Config, dataset: Dataset, workers: int, readers: Sequence[Task] = ()
+) -> Callable[[MultiTaskModel], Results]:
+    """What measures a model on a data set, at the config's size; `readers` where they are not the model's tasks."""
+    resize, by_name = Resize(_size(config)), {task.name: task for task in readers} or None
+    return lambda model: evaluate(model, evaluation_batches(dataset, resize, workers=workers), by_name)
 
 
 def _size(config: Config) -> Sequence[int] | None:
@@ -83,9 +87,10 @@ def train(
             raise ConfigError(f"tasks.{task.name}: no training image has a label for it; check data.tasks and source")
         task.prepare(_targets(dataset, task))
     model = create_model(tasks, **config.model)
-    workers = plan.workers if plan.workers is not None else (1 if (os.cpu_count() or 1) > 1 else 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = plan.workers if plan.workers is not None else min(1, cores - 1)
     if place.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
+        torch.set_num_threads(max(1, cores - workers))
     options = {key: value for key, value in config.balancing.items() if key != "method"}
     balancer = METHODS.load(config.balancing["method"])([task.name for task in tasks], **options)
     augment = Augment(_size(config), **(config.data.get("augment") or {}))
@@ -122,14 +127,23 @@ def _targets(dataset: Dataset, task: Task) -> Callable[[], Any]:
     return lambda: (task.encode(label) for label in labels if label is not None)
 
 
-def load_run(path: str | Path, data: Config | None = None) -> tuple[MultiTaskModel, Config]:
-    """A run's network, and its config with another's data where given."""
-    from segweave import config as configs
-
-    model = MultiTaskModel.from_pretrained(path)
+def load_run(path: str | Path) -> tuple[MultiTaskModel, Config]:
+    """A run's best network and its config. Raises CheckpointError or ConfigError."""
     source = Path(path) / "config.yaml"
-    own = check_config(configs.load(source), Path(path))
-    return model, Config(**{**own.sections(), "data": data.data}, source=data.source) if data else own
+    return MultiTaskModel.from_pretrained(path), check_config(load(source), Path(path))
+
+
+def _readers(model: MultiTaskModel, data: Config) -> list[Task]:
+    """The tasks of another config that the model has, by name; they must predict the same things."""
+    readers = [task for task in build_tasks(data) if task.name in model.tasks]
+    if not readers:
+        raise ConfigError(f"{data.source}: tasks: found {', '.join(data.tasks)}; the run has {', '.join(model.tasks)}")
+    for task in readers:
+        own = model.tasks[task.name]
+        described = [(t.kind, getattr(t, "classes", None)) for t in (own, task)]
+        if described[0] != described[1]:
+            raise ConfigError(f"{data.source}: tasks.{task.name}: found {described[1]}; the run has {described[0]}")
+    return readers
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -153,15 +167,19 @@ def evaluate_run(
     Args:
         path: the run folder.
         split: `train`, `val`, `test` or a split of the config.
-        data: a config whose data replaces the run's.
+        data: a config of other data. Its tasks, where it has some, read the labels instead of the run's.
         device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
 
     Raises:
         SegweaveError: no run, or data that cannot be read.
     """
-    model, config = load_run(path, data)
-    dataset = build_dataset(config, split, list(model.tasks.values()))
-    results = build_validation(config, dataset, 0)(model.to(choose_device(device)))
+    model, config = load_run(path)
+    readers = list(model.tasks.values())
+    if data is not None:
+        config = replace(config, data={"size": _size(config), **data.data})
+        readers = _readers(model, data) if data.tasks else readers
+    dataset = build_dataset(config, split, readers)
+    results = build_validation(config, dataset, 0, readers)(model.to(choose_device(device)))
     write_results(Path(path) / f"evaluation-{split}.json", results)
     return results
 

@@ -53,13 +53,15 @@ def train(
 def evaluate(
     run: RunPath,
     split: Split = "val",
-    data: Annotated[Path | None, typer.Option(help="config with other data")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="config of other data; tasks in it say how to read its labels")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Measure a run's best network on a split."""
     from segweave.schema import read_config
 
-    other = read_config(data) if data else None
+    other = read_config(data, data_only=True) if data else None
     from segweave import build
 
     results = build.evaluate_run(run, split, other, device=device)

@@ -22,11 +22,16 @@ Results = dict[str, dict[str, Any]]
 
 
 @torch.inference_mode()
-def evaluate(model: MultiTaskModel, batches: Iterable[tuple[Tensor, list[Sample]]]) -> Results:
+def evaluate(
+    model: MultiTaskModel,
+    batches: Iterable[tuple[Tensor, list[Sample]]],
+    readers: Mapping[str, Task] | None = None,
+) -> Results:
     """Runs a model over images and scores its predictions at each image's own size.
 
     Args:
         batches: resized images [B, C, h, w] in [0, 1] with the samples as read, from `evaluation_batches`.
+        readers: the tasks that read the labels, by name, where they are not the model's own.
     """
     device = model.mean.device
     was_training = model.training
@@ -38,7 +43,8 @@ def evaluate(model: MultiTaskModel, batches: Iterable[tuple[Tensor, list[Sample]
             for name, annotation in sample.annotations.items():
                 task = model.tasks[name]
                 output = task.resize(outputs[name][row : row + 1], *sample.image.shape[-2:])
-                metrics[name].update(task.decode(output), task.encode(annotation)[None].to(device))
+                target = (readers or model.tasks)[name].encode(annotation)
+                metrics[name].update(task.decode(output), target[None].to(device))
     model.train(was_training)
     return {name: {**metric.compute(), **metric.details()} for name, metric in metrics.items()}
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segweave import checkpoint
 from segweave.balancing.balancer import Balancer
@@ -27,6 +26,7 @@ from segweave.errors import CheckpointError, ConfigError, SegweaveError, nearest
 from segweave.evaluate import Results, headline, relative_gain
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule, build_optimizer, parameter_groups
+from segweave.report.bar import TrainingBar
 from segweave.train import Step, fit
 
 _SAVE_SECONDS = 300.0
@@ -209,9 +209,7 @@ def _train(
         ema=ema,
         seed=plan.seed,
     )
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log, _bar(console) as bar:
-        job = bar.add_task("train", total=1.0, step="", detail="")
-        bar.update(job, completed=progress(state.step))
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log, TrainingBar(console) as bar:
         # a finished run that is resumed with the same plan has nothing left to do
         while not (state.best_results is not None and done()):
             step = next(steps)
@@ -225,14 +223,18 @@ def _train(
             state.step, state.elapsed = step.step + 1, time.monotonic() - started
             epoch, inside = divmod(state.step, stream.steps_per_epoch)
             place = f"epoch {step.epoch + 1}, step {state.step}{f'/{total}' if total else ''}"
-            bar.update(job, completed=progress(state.step), step=place, detail=_detail(step))
+            rate = step.images / step.seconds
+            bar.update(progress(state.step), place, step.losses, rate)
             ending = done()
             if ending or (inside == 0 and epoch % plan.validate_every == 0):
-                bar.update(job, detail="validating")
+                bar.validating()
                 results = validate(kept)
                 _log_validation(log, step, results)
                 better = _keep_best(folder, kept, plan, state, results)
-                console.print(f"{place}: {_summary(results, model)}{', best so far' if better else ''}")
+                console.print(
+                    f"{place}: {_summary(results, model)}{', best so far' if better else ''}", highlight=False
+                )
+                bar.update(progress(state.step), place, step.losses, rate)
             elif time.monotonic() - saved <= _SAVE_SECONDS:
                 continue
             log.flush()
@@ -303,23 +305,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        TextColumn("{task.fields[step]}"),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-    )
-
-
-def _detail(step: Step) -> str:
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-    return f"{losses}  {step.images / step.seconds:.1f} images/s"
 
 
 def _summary(results: Results, model: MultiTaskModel) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segweave import checkpoint
-from segweave.backbones import Encoder
+from segweave.backbones import Backbone, Encoder
 from segweave.decoders import DECODERS
 from segweave.errors import CheckpointError, ConfigError
 from segweave.interactions import INTERACTIONS
@@ -44,7 +44,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
     def __init__(
         self,
         tasks: Sequence[Task],
-        encoder: Encoder,
+        encoder: Backbone,
         interaction: Interaction,
         mean: Sequence[float],
         std: Sequence[float],
@@ -149,6 +149,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
         pretrained_model_name_or_path: str | Path,
+        encoder: Backbone | None = None,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -161,6 +162,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         Args:
             pretrained_model_name_or_path: a run folder (its best weights), a folder of `save_pretrained`, a weights
                 file, or a repository of the Hugging Face Hub.
+            encoder: for a network that was made with an encoder of the program's own: a new one of the same make.
             revision, token, cache_dir, force_download, local_files_only: of the Hub.
 
         Raises:
@@ -182,13 +184,23 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         if not {"tasks", "model"} <= recipe.keys():
             raise CheckpointError(f"{found}: not the weights of a network; expected best.safetensors or {_WEIGHTS}")
         tasks = [TASKS.load(spec["kind"])(**{k: v for k, v in spec.items() if k != "kind"}) for spec in recipe["tasks"]]
-        model = create_model(tasks, **{**recipe["model"], "pretrained": False})
-        model.load_state_dict(tensors)
+        if (recipe["model"]["backbone"] is None) != (encoder is not None):
+            cure = "pass one of the same make as `encoder`" if encoder is None else "leave `encoder` out"
+            kind = "an encoder of its program's own" if encoder is None else "a timm encoder"
+            raise CheckpointError(f"{found}: this network has {kind}; {cure}")
+        options = {key: value for key, value in recipe["model"].items() if key != "backbone" or value is not None}
+        model = create_model(tasks, encoder, **{**options, "pretrained": False})
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{found}: its tensors do not fit the network it describes: {reason}") from None
         return model.eval()
 
 
 def create_model(
     tasks: Sequence[Task],
+    encoder: Backbone | None = None,
     *,
     backbone: str = "resnet50",
     decoder: str | Mapping[str, Any] = "fpn",
@@ -204,6 +216,7 @@ def create_model(
 
     Args:
         tasks: what it predicts.
+        encoder: one of the program's own, such as a `CustomBackbone`, instead of `backbone`.
         backbone: any timm encoder.
         decoder: name, or `{name: fpn, shared: true, option: value}`; `shared: false` gives each task its own.
         interaction: what the tasks share.
@@ -229,24 +242,29 @@ def create_model(
     for owner, betas in [("model", regularizers), *((f"tasks.{t.name}", t.regularizers) for t in tasks)]:
         for name in betas or {}:
             REGULARIZERS.require(name, f"{owner}.regularizers")
-    encoder = Encoder(backbone, pretrained, backbone_options, in_channels)
+    given = encoder is not None
+    encoder = encoder or Encoder(backbone, pretrained, backbone_options, in_channels)
     settings = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
     shared = settings.pop("shared", True)
     reads: dict[str, int | None] = {}
     own = {}
     for task in tasks:
         place = task.at or task.place
-        reads[task.name] = None if place == "decoder" else encoder.level(place)
+        try:
+            reads[task.name] = None if place == "decoder" else encoder.level(place)
+        except ConfigError as error:
+            raise ConfigError(f"tasks.{task.name}.{error}") from None
         if place == "decoder" and (task.decoder is not None or not shared):
             own[task.name] = _decoder(task.decoder or settings, encoder, f"tasks.{task.name}.decoder")
     needs_shared = any(level is None and name not in own for name, level in reads.items())
     common = _decoder(settings, encoder, "model.decoder") if needs_shared else None
     weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels)
     spec = options | {"mean": list(mean or encoder.mean), "std": list(std or encoder.std)}
+    spec |= {"backbone": None} if given else {}
     return MultiTaskModel(tasks, encoder, weave, spec["mean"], spec["std"], regularizers, spec)
 
 
-def _decoder(settings: str | Mapping[str, Any], encoder: Encoder, where: str) -> torch.nn.Module:
+def _decoder(settings: str | Mapping[str, Any], encoder: Backbone, where: str) -> torch.nn.Module:
     options = {"name": settings} if isinstance(settings, str) else dict(settings)
     name = options.pop("name", "fpn")
     DECODERS.require(name, where)

@@ -18,20 +18,25 @@ from segweave.tasks import TASKS
 _PATHS = ("root",)
 
 
-def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def read_config(path: str | Path, overrides: Iterable[str] = (), data_only: bool = False) -> Config:
     """Reads, overrides and checks a config; paths in it become absolute.
 
     A relative path is looked for beside the config file first, then in the working directory.
 
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` each.
+        data_only: it may leave out the tasks, to describe data for the tasks of a run.
+
     Raises:
         ConfigError: with the key, what was found, what was expected and the nearest name.
     """
-    return check_config(config.load(path, overrides), Path(path).parent)
+    return check_config(config.load(path, overrides), Path(path).parent, data_only)
 
 
-def check_config(raw: Config, base: Path = Path()) -> Config:
+def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> Config:
     """The same for a config that was read already."""
-    if not raw.tasks:
+    if not raw.tasks and not data_only:
         raise ConfigError(f"{raw.source}: tasks: missing; expected at least one task")
     data = _with_choice(raw.data, "format", FORMATS, "data", {"augment", "size"})
     if isinstance(data.get("augment"), Mapping):

@@ -12,8 +12,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from segweave.backbones.backbone import Backbone
 from segweave.backbones.simple_pyramid import SimplePyramid
-from segweave.backbones.weights import Matched, load_weights
+from segweave.backbones.weights import load_weights
 from segweave.errors import ConfigError, nearest
 
 _OURS = {
@@ -28,7 +29,7 @@ _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 """What makes plain and windowed transformers take any size; a model that lacks one refuses it by name."""
 
 
-class Encoder(nn.Module):
+class Encoder(Backbone):
     """A timm model cut into a pyramid whose levels have exactly the declared channels and strides.
 
     A plain encoder, whose levels all have one stride, gets a simple pyramid on its last one, unless `out_indices` asks
@@ -42,11 +43,9 @@ class Encoder(nn.Module):
         in_channels: bands of the images.
 
     Attributes:
-        channels, strides, names: of the levels, finest first; names are timm's module names.
-        size_multiple: (height, width) in pixels; images must have whole multiples of them.
+        names: timm's module names.
         tile: (height, width) of the tiles that it runs on; None where it takes whole images.
-        mean, std: per band, that timm states for the weights; in its order over and over for other bands than RGB.
-        matched: the report on a weights file; None without one.
+        mean, std: what timm states for the weights; in its order over and over for other bands than RGB.
 
     Raises:
         ConfigError: an unknown encoder or option, weights that cannot be had, a file that is not weights or fits none
@@ -66,9 +65,8 @@ class Encoder(nn.Module):
         _drop_unread_blocks(self.body)
         info: Any = self.body.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
-        self.names: list[str] = list(info.module_name())
+        self.names = list(info.module_name())
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
-        self.matched: Matched | None = None
         if isinstance(pretrained, str):
             self.matched = load_weights(self.body, Path(pretrained).expanduser(), in_channels)
         config: Any = timm.get_pretrained_cfg(name)
@@ -79,27 +77,13 @@ class Encoder(nn.Module):
             self.pyramid = SimplePyramid(channels[-1], strides[-1])
             self.names = [f"pyramid{stride}" for stride in self.pyramid.strides]
             self.names[self.pyramid.native] = info.module_name()[-1]
-        self.channels: list[int] = self.pyramid.channels if self.pyramid else channels
-        self.strides: list[int] = self.pyramid.strides if self.pyramid else strides
+        self.channels = self.pyramid.channels if self.pyramid else channels
+        self.strides = self.pyramid.strides if self.pyramid else strides
         self.tile: tuple[int, int] | None = None
-        self.size_multiple: tuple[int, int] = (1, 1)
+        self.size_multiple = (1, 1)
         self._find_sizes(name, in_channels, _native_size(options, config))
 
-    def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size to which an image of this size must be padded, in pixels.
-
-        It is at least two positions of the coarsest level each way: batch normalisation in training cannot take the
-        single one that a small image, alone in its batch, would have there.
-        """
-        least = 2 * max(self.strides)
-        sizes = [math.ceil(least / m) * m for m in self.size_multiple]
-        rounded = [size + -size % m for size, m in zip((height, width), self.size_multiple, strict=True)]
-        # sym_max: an exported network keeps a free image size through it
-        tall, wide = (torch.sym_max(size, least) for size, least in zip(rounded, sizes, strict=True))
-        return tall, wide  # pyright: ignore[reportReturnType]
-
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, C, H, W], of a `padded` size, to levels [B, C_i, H / s_i, W / s_i], finest first."""
         if self.tile is None:
             levels = self._run(images)
         else:
@@ -114,17 +98,9 @@ class Encoder(nn.Module):
         levels = self.body(images)
         return [level.permute(0, 3, 1, 2) for level in levels] if self._channels_last else list(levels)
 
-    def level(self, name: str) -> int:
-        """Index of a level by `encoder` (its own last one), `stride16` or timm's module name. Raises ConfigError."""
-        if name == "encoder":
-            return self.pyramid.native if self.pyramid else len(self.names) - 1
-        if name in self.names:
-            return len(self.names) - 1 - self.names[::-1].index(name)
-        strides = [f"stride{stride}" for stride in self.strides]
-        if name in strides:
-            return len(strides) - 1 - strides[::-1].index(name)
-        known = ["decoder", "encoder", *dict.fromkeys(strides), *dict.fromkeys(self.names)]
-        raise ConfigError(f"at: {name!r} is no level of this encoder; expected one of {', '.join(known)}")
+    @property
+    def last(self) -> int:
+        return self.pyramid.native if self.pyramid else len(self.names) - 1
 
     def _find_sizes(self, name: str, in_channels: int, native: tuple[int, int]) -> None:
         """Sets `size_multiple`, and `tile` if need be, to what the encoder is found to take."""

@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING
 
 from segweave.catalogue import Catalogue
 
-METHODS = Catalogue("balancing method", __name__, {"equal": "Equal", "uncertainty": "Uncertainty"})
+METHODS = Catalogue(
+    "balancing method",
+    __name__,
+    {"equal": "Equal", "uncertainty": "Uncertainty"},
+    base="segweave.balancing.balancer:GramianBalancer",  # methods that take `**options` have its `space` too
+)
 __getattr__ = METHODS.attribute
 
 if TYPE_CHECKING:
