@@ -1,6 +1,6 @@
-"""Makes `docs/pictures/streets.jpg` from the run that `make demo` left: image, segmentation and depth of unseen streets.
+"""Makes `docs/pictures/streets.jpg` from the run that `make demo` left: image, segmentation, depth of unseen streets.
 
-    python docs/readme_picture.py [RUN]
+python docs/readme_picture.py [RUN]
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import segweave
 from segweave import rasters
 from segweave.batch import Terms
-from segweave.errors import ConfigError
+from segweave.errors import ConfigError, DataError
 from segweave.metrics.metric import Metric
 from segweave.tasks import TASKS
 from segweave.tasks.task import Prediction, Task
@@ -300,3 +300,35 @@ def test_reading_needs_a_file_of_the_kind(case: Case, tmp_path: Path) -> None:
     else:
         rasters.write_depth(label, tmp_path / "a.png")
         torch.testing.assert_close(torch.as_tensor(task.read(tmp_path / "a.png")), label, atol=6e-4, rtol=0)
+
+
+def test_a_table_of_decisions_without_scores(tmp_path: Path) -> None:
+    single = TASKS.load("classification")("scene", classes=["city", "road"])
+    (tmp_path / "scene.csv").write_text("filename,label\na/one.PNG,road\ntwo.v2,0\nthree,town\n")
+    found = single.predictions(tmp_path)
+    assert found["a/one"]()["scores"].tolist() == [[0, 1]]
+    assert found["two.v2"]()["scores"].tolist() == [[1, 0]]
+    with pytest.raises(DataError, match=r"scene\.csv: image .*'town' is not a class"):
+        found["three"]()
+    several = TASKS.load("classification")("scene", classes=["car", "tree", "sky"], multi_label=True)
+    (tmp_path / "scene.csv").write_text("image,label\none,car;sky\ntwo,-\n")
+    found = several.predictions(tmp_path)
+    assert found["one"]()["scores"].tolist() == [[1, 0, 1]]
+    assert found["two"]()["scores"].tolist() == [[0, 0, 0]]
+
+
+def test_a_single_class_with_a_threshold(tmp_path: Path) -> None:
+    white = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8)
+    rasters.write_index(white, tmp_path / "a.png", [])
+    plain = TASKS.load("semantic")("mask", classes=["polyp"])
+    with pytest.raises(DataError, match=r"every pixel is 0 or 255.*threshold: 128.*ignore: 255"):
+        plain.read(tmp_path / "a.png")
+    ignoring = TASKS.load("semantic")("mask", classes=["polyp"], ignore=255)
+    assert torch.as_tensor(ignoring.read(tmp_path / "a.png")).tolist() == [[0, 255], [255, 0]]
+    task = TASKS.load("semantic")("mask", classes=["polyp"], threshold=128)
+    assert torch.as_tensor(task.read(tmp_path / "a.png")).tolist() == [[0, 1], [1, 0]]
+    assert task.predictions(tmp_path)["a"]()["labels"].tolist() == [[[0, 1], [1, 0]]]
+    task.write(tmp_path / "own", "a", {"labels": torch.tensor([[0, 1], [1, 0]])})
+    assert task.predictions(tmp_path / "own")["a"]()["labels"].tolist() == [[[0, 1], [1, 0]]]
+    with pytest.raises(ConfigError, match=r"tasks\.mask\.threshold: found 2 classes"):
+        TASKS.load("semantic")("mask", classes=2, threshold=128)

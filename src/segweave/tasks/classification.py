@@ -14,6 +14,7 @@ from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.classification import ClassificationMetric
 from segweave.tasks.maps import DenseMap
+from segweave.tasks.semantic import SUFFIXES
 from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Task, class_names
 
 UNKNOWN = 255
@@ -152,16 +153,37 @@ class Classification(Task):
                 raise DataError(f"{folder}: found {len(tables)} CSV files; expected {self.name}.csv")
             path = tables[0]
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return {row.get("image") or "": self._row_reader(row, path) for row in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
+        # the image's column is called so in our files, and comes first in most others
+        named = [(row.get("image") or next(iter(row.values()), "") or "", row) for row in rows]
+        return {_without_suffix(image): self._row_reader(row, path) for image, row in named}
 
     def _row_reader(self, row: dict[str, str], path: Path) -> Callable[[], Prediction]:
         def read() -> Prediction:
+            if not any(name in row for name in self.classes):
+                return {"scores": self._scores_of(row, path)[None]}
             try:
                 return {"scores": torch.tensor([[float(row[name]) for name in self.classes]])}
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{path}: {row.get('image')}: expected a score column per class; {error!r}") from None
 
         return read
+
+    def _scores_of(self, row: dict[str, str], path: Path) -> Tensor:
+        """Scores of 0 and 1 from a table that has decisions only."""
+        scores = torch.zeros(len(self.classes))
+        for part in (row.get("label") or "").replace("|", ";").split(";"):
+            if part.strip() and part.strip() != "-":
+                try:
+                    scores[self._id(part.strip())] = 1
+                except DataError as error:
+                    raise DataError(f"{path}: image {row.get('image')!r}: {error}") from None
+        if not self.multi_label and scores.sum() != 1:
+            raise DataError(
+                f"{path}: image {row.get('image')!r}: found label {row.get('label')!r}; expected one of "
+                f"{', '.join(self.classes)} in a column `label`, or a column of scores per class"
+            )
+        return scores
 
     def draw(self, image: Tensor, prediction: Prediction) -> Tensor:  # noqa: ARG002
         return image
@@ -171,3 +193,7 @@ class Classification(Task):
         ranked = sorted(zip(scores, self.classes, strict=True), reverse=True)
         shown = [(s, c) for s, c in ranked if s > 0.5] if self.multi_label else ranked[:1]
         return Legend(text=", ".join(f"{name} {score:.2f}" for score, name in shown) or "none")
+
+
+def _without_suffix(image: str) -> str:
+    return str(Path(image).with_suffix("")) if Path(image).suffix.lower() in SUFFIXES else image

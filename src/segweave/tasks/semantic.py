@@ -18,6 +18,8 @@ from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Ta
 
 IGNORE = 255
 """Unlabelled pixels inside segweave, whatever the files call them."""
+SUFFIXES = {".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg"}
+"""Of raster files; what else follows a dot belongs to an image's name."""
 
 
 class Semantic(Task):
@@ -173,9 +175,8 @@ def _is_white_on_black(labels: Tensor) -> bool:
 
 def image_files(folder: Path) -> dict[str, Path]:
     """Every raster file below a folder, by its path without suffix. Raises DataError where two share a stem."""
-    suffixes = {".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg"}
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.name[0] != "."):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "."):
         key = path.relative_to(folder).with_suffix("").as_posix()
         if key in files:
             raise DataError(f"{path}: {files[key].name} has the same stem; expected one file per image")
