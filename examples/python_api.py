@@ -23,6 +23,7 @@ def main(overrides: list[str]) -> None:
     for sample in sw.build.build_dataset(config, "val", sw.build.build_tasks(config)):
         write_image(sample.image, run / "images" / f"{sample.id}.png")
     predicted = sw.predict.predict_run(run, [run / "images"])
+    assert predicted.folder, predicted.problems
     scored = sw.build.score_predictions(config, predicted.folder, split="val")
     for task, key in (("semantic", "miou"), ("depth", "abs_rel"), ("scene", "accuracy")):
         print(f"{task} {key}: evaluated {evaluated[task][key]:.4f}, scored from files {scored[task][key]:.4f}")

@@ -525,7 +525,15 @@ def test_row_30_good_images_are_done_and_bad_ones_listed(segweave: Cli, trained:
     assert not list((tmp_path / "p").rglob("*.part"))
 
 
-@pytest.mark.parametrize("sources", [("nothing",), ("none.png",), ("nothing/*.png",), ("a.txt/../none",)])
+def test_row_30_an_empty_folder(segweave: Cli, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    outcome = segweave("predict", trained, tmp_path / "nothing", "--out", tmp_path / "p")
+    assert outcome.code == 1
+    assert "nothing: no images here; expected files" in outcome.err
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("sources", [("none.png",), ("nothing/*.png",), ("a.txt/../none",)])
 def test_row_30_nothing_to_predict(
     segweave: Cli, trained: Path, tmp_path: Path, sources: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

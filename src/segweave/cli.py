@@ -101,7 +101,8 @@ def predict(
     done = predict_run(run, sources, out, device)
     for line in [*done.notes, *done.problems]:
         typer.echo(line, err=True)
-    typer.echo(f"predictions: {done.folder}")
+    if done.folder:
+        typer.echo(f"predictions: {done.folder}")
     if done.problems:
         raise typer.Exit(1)
 

@@ -36,7 +36,7 @@ def find_images(sources: Sequence[str | Path]) -> list[tuple[str, Path]]:
     get longer ones, from the folder they have in common, with their suffixes where only these differ.
 
     Raises:
-        ConfigError: a source that does not exist, or no image at all.
+        ConfigError: a source that does not exist.
     """
     found: dict[str, dict[Path, Path]] = {}
     empty = []
@@ -51,8 +51,6 @@ def find_images(sources: Sequence[str | Path]) -> list[tuple[str, Path]]:
             base, names = _expand(str(source))
         for name in names:
             found.setdefault(without_suffix(name), {})[(base / name).resolve()] = base / name
-    if not found:
-        raise ConfigError(f"{', '.join(map(str, empty))}: no images here; expected files {_KINDS}")
     images: dict[str, Path] = {}
     for id, files in found.items():
         for longer, path in _told_apart(id, files).items():
@@ -82,6 +80,10 @@ def _told_apart(id: str, files: dict[Path, Path]) -> dict[str, Path]:
     longer = {real.relative_to(common).as_posix(): path for real, path in files.items()}
     short = {without_suffix(name): path for name, path in longer.items()}
     return short if len(short) == len(longer) else longer
+
+
+def _empty(folder: Path) -> str:
+    return f"{folder}: no images here; expected files {_KINDS}"
 
 
 def new_folder(out: Path) -> Path:
@@ -118,7 +120,7 @@ def predict(
         The id of each image and None, or what was wrong with it.
 
     Raises:
-        ConfigError: no image, or an output folder that cannot be made; before anything is predicted.
+        ConfigError: no such source, or an output folder that cannot be made; before anything is predicted.
         DataError: a prediction that cannot be written.
     """
     images = find_images(sources)
@@ -132,7 +134,7 @@ def predict(
     for id, path in images:
         try:
             if path.is_dir():
-                raise DataError(f"{path}: no images in this folder; expected files {_KINDS}")
+                raise DataError(_empty(path))
             image, note = rasters.read_image(path)
         except DataError as error:
             yield id, str(error)
@@ -149,9 +151,9 @@ def predict(
 
 @dataclass(frozen=True)
 class Predicted:
-    """Where predictions are, what was converted on the way, and which sources could not be read and why."""
+    """Where predictions are (None: of nothing), what was converted, and which sources could not be read and why."""
 
-    folder: Path
+    folder: Path | None
     notes: list[str]
     problems: list[str]
 
@@ -168,9 +170,11 @@ def predict_run(
         device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
 
     Raises:
-        SegweaveError: no run, no image, or a folder that cannot be made; before anything is predicted.
+        SegweaveError: no run, no such source, or a folder that cannot be made; before anything is predicted.
     """
-    find_images(sources)
+    images = find_images(sources)
+    if all(path.is_dir() for _, path in images):
+        return Predicted(None, [], [_empty(path) for _, path in images])
     model, config = load_run(run)
     model.to(choose_device(device))
     folder = new_folder(Path(out) if out else Path(run) / "predictions")
