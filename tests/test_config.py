@@ -255,3 +255,10 @@ def test_nearest_names() -> None:
     assert set(LOSSES) == {name for name in LOSSES if LOSSES[name]}
     with pytest.raises(AttributeError, match="has no attribute 'Dise'"):
         LOSSES.attribute("Dise")
+
+
+def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("tasks: {a: &x {kind: depth}, b: *x}")
+    tasks = load(path, ["tasks.a.weight=5"]).tasks
+    assert (tasks["a"].get("weight"), tasks["b"].get("weight")) == (5, None)

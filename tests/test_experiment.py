@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,14 @@ def test_resume_refuses_another_network_and_says_what_differs(changes: dict, nam
         build.train(tiny(**changes), "run", tmp_path, resume=True, quiet=True)
 
 
+def test_resume_keeps_the_order_of_the_tasks(tmp_path: Path) -> None:
+    config = tiny(train={"steps": 1})
+    build.train(config, "run", tmp_path, quiet=True)
+    turned = replace(config, tasks=dict(reversed(config.tasks.items())))
+    with pytest.raises(CheckpointError, match="in the order semantic, depth, scene"):
+        build.train(turned, "run", tmp_path, resume=True, quiet=True)
+
+
 def test_resume_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none: nothing to resume; expected .*state\.safetensors"):
         build.train(tiny(), "none", tmp_path, resume=True, quiet=True)
@@ -105,7 +115,7 @@ def test_what_a_run_holds(tmp_path: Path) -> None:
     facts = json.loads((folder / "run.json").read_text())
     assert facts["seed"] == 7
     assert len(facts["data_fingerprint"]) == 64
-    assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"]
+    assert facts["versions"]["torch"] == version("torch")
     assert facts["task_order"] == ["semantic", "depth", "scene"]
     assert "git_revision" in facts
     weights = sorted(path.name for path in (folder / "weights").iterdir())
@@ -236,6 +246,12 @@ def test_balanced_class_weights_are_computed_once_and_kept(tmp_path: Path) -> No
         ({"batch_size": 0}, r"train\.batch_size: found 0"),
         ({"accumulate": 0}, r"train\.accumulate: found 0"),
         ({"lr": 0.0}, r"train\.lr: found 0"),
+        ({"epochs": -1}, r"train\.epochs: found -1"),
+        ({"steps": 0}, r"train\.steps: found 0"),
+        ({"minutes": 0}, r"train\.minutes: found 0"),
+        ({"clip": -1.0}, r"train\.clip: found -1"),
+        ({"ema": 1.5}, r"train\.ema: found 1.5"),
+        ({"workers": -1}, r"train\.workers: found -1"),
     ],
 )
 def test_plans_that_make_no_sense(options: dict, message: str) -> None:

@@ -137,9 +137,9 @@ def from_values(values: Any, overrides: Iterable[str] = (), source: str = "confi
     """The same from values that were parsed already."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected a mapping with the sections {', '.join(SECTIONS)}; found {values!r}")
+    values = _expand(values, source)  # which also gives every YAML alias a copy of its own, to be overridden alone
     for override in overrides:
         _override(values, override)
-    values = _expand(values, source)
     for key, section in values.items():
         if key not in SECTIONS:
             raise ConfigError(f"{source}: {key}: unknown section; did you mean {nearest(str(key), SECTIONS)}?")
@@ -163,7 +163,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     if len(parts) == 2 and parts[0] == "train" and parts[1] in _LIMITS:
         for limit in _LIMITS:
             level.pop(limit, None)
-    level[parts[-1]] = parse(text, f"override {override!r}")
+    level[parts[-1]] = _expand(parse(text, f"override {override!r}"), f"override {override!r}")
 
 
 def _expand(value: Any, source: str) -> Any:

@@ -87,9 +87,26 @@ class Plan:
     ) -> None:
         if sum(limit is not None for limit in (steps, epochs, minutes)) > 1:
             raise ConfigError("train: expected one of steps, epochs and minutes; found several")
-        for key, value in (("batch_size", batch_size), ("accumulate", accumulate), ("validate_every", validate_every)):
-            if value < 1:
-                raise ConfigError(f"train.{key}: found {value}; expected at least 1")
+        least = {
+            "steps": (steps, 1),
+            "epochs": (epochs, 1),
+            "batch_size": (batch_size, 1),
+            "accumulate": (accumulate, 1),
+        }
+        least |= {"validate_every": (validate_every, 1), "patience": (patience, 1), "warmup": (warmup, 0)}
+        least |= {
+            "workers": (workers, 0),
+            "weight_decay": (weight_decay, 0),
+            "backbone_lr_scale": (backbone_lr_scale, 0),
+        }
+        for key, (value, low) in least.items():
+            if value is not None and not value >= low:
+                raise ConfigError(f"train.{key}: found {value}; expected at least {low}")
+        for key, value in (("minutes", minutes), ("clip", clip)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"train.{key}: found {value}; expected a number above 0")
+        if ema is not None and not 0 <= ema < 1:
+            raise ConfigError(f"train.ema: found {ema}; expected 0 or more and below 1")
         if not lr > 0:
             raise ConfigError(f"train.lr: found {lr}; expected a number above 0")
         self.steps, self.minutes = steps, minutes
@@ -238,6 +255,7 @@ def _train(
             elif time.monotonic() - saved <= _SAVE_SECONDS:
                 continue
             log.flush()
+            state.elapsed = time.monotonic() - started
             _save(folder, parts, state, kept)
             saved = time.monotonic()
             if ending:
@@ -336,8 +354,9 @@ def _save(folder: Path, parts: Mapping[str, Any], state: _State, kept: MultiTask
     tensors: dict[str, torch.Tensor] = {}
     held = {name: checkpoint.flatten(part.state_dict(), name, tensors) for name, part in parts.items()}
     tasks = [task.spec() for task in kept.tasks.values()]
-    checkpoint.save(folder / "weights" / "state.safetensors", tensors, {"parts": held, **vars(state), "tasks": tasks})
     kept.save(folder / "weights" / "last.safetensors")
+    # the state comes last: what it tells of is then there
+    checkpoint.save(folder / "weights" / "state.safetensors", tensors, {"parts": held, **vars(state), "tasks": tasks})
 
 
 def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: MultiTaskModel) -> None:
@@ -345,10 +364,13 @@ def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: Multi
     if not path.is_file():
         raise CheckpointError(f"{folder}: nothing to resume; expected {path}")
     tensors, meta = checkpoint.load(path)
-    old, new = ({task["name"]: task for task in tasks} for tasks in (meta.pop("tasks"), _specs(model)))
+    saved = meta.pop("tasks")
+    old, new = ({task["name"]: task for task in tasks} for tasks in (saved, _specs(model)))
     if old != new:
         changed = sorted(name for name in old | new if old.get(name) != new.get(name))
         raise CheckpointError(f"{folder}: was trained with other tasks: {', '.join(changed)} changed; start a new run")
+    if list(old) != list(new):
+        raise CheckpointError(f"{folder}: was trained with its tasks in the order {', '.join(old)}; keep that order")
     held = meta.pop("parts")
     if held.keys() != parts.keys():
         changed = ", ".join(sorted(held.keys() ^ parts.keys()))

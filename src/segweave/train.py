@@ -27,7 +27,8 @@ _MAX_SKIPPED = 10
 class Step:
     """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name.
 
-    A step with values that are not finite changed no weight: `not_finite` names them, `ids` the images of the batch.
+    A step with values that are not finite changed no weight and no statistic: `not_finite` names them, `ids` the images
+    of the batch.
     """
 
     step: int
@@ -101,6 +102,7 @@ def fit(
     regularizers = _Regularizers(model)
     private, shared = model.private(), model.shared()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    buffers = list(model.buffers())
     skipped_in_a_row = 0
     started = time.perf_counter()
     for number, item in enumerate(batches):
@@ -114,6 +116,7 @@ def fit(
         images = sum(len(batch) for batch in micro)
         totals: dict[str, Tensor] = {}
         weights: Mapping[str, Tensor] = {}
+        statistics = [buffer.clone() for buffer in buffers]
         for position, batch in enumerate(micro):
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 features, levels = model.features(batch.images)
@@ -132,18 +135,24 @@ def fit(
                 last=position == len(micro) - 1,
             )
             weights = balancer.backward(objective).weights
-        scaler.unscale_(optimizer)
         present = [p for p in parameters if p.grad is not None]
+        if present:
+            scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
         values = _read({**totals, "grad_norm": norm, **{f"weight:{k}": v for k, v in weights.items()}})
         bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
         if not bad:
-            scaler.step(optimizer)
+            if present:
+                scaler.step(optimizer)
             if ema is not None:
                 ema.update_parameters(model)
         else:
             balancer.rollback()
-        scaler.update()
+            with torch.no_grad():  # or a value that is not finite would stay in the norms' running statistics
+                for buffer, before in zip(buffers, statistics, strict=True):
+                    buffer.copy_(before)
+        if present:
+            scaler.update()
         skipped_in_a_row = skipped_in_a_row + 1 if bad else 0
         ids = [id for batch in micro for id in batch.ids] if bad else []
         if skipped_in_a_row >= _MAX_SKIPPED:

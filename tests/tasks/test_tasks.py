@@ -332,3 +332,9 @@ def test_a_single_class_with_a_threshold(tmp_path: Path) -> None:
     assert task.predictions(tmp_path / "own")["a"]()["labels"].tolist() == [[[0, 1], [1, 0]]]
     with pytest.raises(ConfigError, match=r"tasks\.mask\.threshold: found 2 classes"):
         TASKS.load("semantic")("mask", classes=2, threshold=128)
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a.b", "", ".", "keys", "train", "shared"])
+def test_names_that_files_or_torch_cannot_take(name: str) -> None:
+    with pytest.raises(ConfigError, match="tasks: found the name"):
+        TASKS.load("depth")(name)

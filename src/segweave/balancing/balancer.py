@@ -198,7 +198,7 @@ class JacobianBalancer(Balancer):
         parts = (objective.scale * self.aggregate(jacobian).detach()).split([p.numel() for p in shared])
         _accumulate(shared, [part.view_as(p).to(p.dtype) for part, p in zip(parts, shared, strict=True)])
         _backward([], [], objective)
-        return Balance({task: torch.ones(()) for task in objective.tasks}, jacobian @ jacobian.T)
+        return Balance({task: objective.losses.new_ones(()) for task in objective.tasks}, jacobian @ jacobian.T)
 
 
 def _differentiate(

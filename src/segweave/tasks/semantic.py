@@ -121,15 +121,12 @@ class Semantic(Task):
             )
         return DenseMap(labels.to(torch.uint8))
 
-    def _read_ids(self, path: Path) -> Tensor:
+    def _read_ids(self, path: Path, written: bool = False) -> Tensor:
         table = {}
         for key, (red, green, blue) in self.colours.items():
             table[int(red), int(green), int(blue)] = IGNORE if key == "ignore" else self.names.index(key)
         labels = rasters.read_index(path, table or None).to(torch.int32)
-        # a mask of 0 and 1 alone, such as a prediction of ours, holds the classes already
-        if self.threshold is None or int(labels.max()) <= 1:
-            return labels
-        return (labels >= self.threshold).to(torch.int32)
+        return labels if self.threshold is None or written else (labels >= self.threshold).to(torch.int32)
 
     def encode(self, annotation: Tensor) -> Tensor:
         return annotation.as_subclass(Tensor)
@@ -154,7 +151,14 @@ class Semantic(Task):
 
     def predictions(self, folder: Path) -> dict[str, Callable[[], Prediction]]:
         def reader(path: Path) -> Callable[[], Prediction]:
-            return lambda: {"labels": self._read_ids(path).long()[None]}
+            def read() -> Prediction:
+                labels = self._read_ids(path, written=True)
+                # a prediction of 0 and 1 alone, such as one of ours, holds the classes already
+                if self.threshold is not None and int(labels.max()) > 1:
+                    labels = (labels >= self.threshold).to(torch.int32)
+                return {"labels": labels.long()[None]}
+
+            return read
 
         return {key: reader(path) for key, path in image_files(folder).items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class Task(ABC):
         decoder: str | Mapping[str, Any] | None = None,
         at: str | None = None,
     ) -> None:
+        if not re.fullmatch(r"\w[\w -]*", name) or name == "shared" or hasattr(nn.ModuleDict(), name):
+            raise ConfigError(
+                f"tasks: found the name {name!r}; expected letters, digits, '_', '-' and blanks, and none that is "
+                f"taken (such as 'shared' or 'keys')"
+            )
         if not weight > 0:
             raise ConfigError(f"tasks.{name}.weight: found {weight}; expected a number above 0")
         self.name = name
