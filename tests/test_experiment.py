@@ -215,10 +215,10 @@ def test_what_is_frozen_stays_and_the_rest_learns(tmp_path: Path) -> None:
     config = tiny(train={"freeze": ["encoder"], "steps": 2})
     folder, _ = build.train(config, "run", tmp_path, quiet=True)
     torch.manual_seed(0)
-    start = dict(create_model(build.build_tasks(config), **config.model).named_parameters())
-    end = dict(MultiTaskModel.from_pretrained(folder).named_parameters())
+    start = dict(create_model(build.build_tasks(config), **config.model).state_dict())
+    end = dict(MultiTaskModel.from_pretrained(folder).state_dict())
     moved = {name.partition(".")[0] for name in start if not torch.equal(start[name], end[name])}
-    assert moved == {"interaction", "heads"}
+    assert moved == {"interaction", "heads"}  # the encoder's running statistics stay as well
     with pytest.raises(ConfigError, match=r"train\.freeze: no parameter starts with 'backbone'"):
         build.train(tiny(train={"freeze": ["backbone"]}), "other", tmp_path, quiet=True)
 
@@ -270,3 +270,10 @@ def test_the_bar_tells_losses_rate_and_time_left(tmp_path: Path, capsys: pytest.
     assert "epoch 1, step 3/6: semantic miou" in shown
     assert "best so far" in shown
     assert not math.isnan(float(shown.split("semantic miou ")[1].split(",")[0]))
+
+
+def test_a_name_is_no_path_and_a_run_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a plain name"):
+        build.train(tiny(), "../out", tmp_path / "runs", quiet=True)
+    with pytest.raises(CheckpointError, match=r"nope: no run here; expected .*config\.yaml"):
+        build.evaluate_run(tmp_path / "nope")

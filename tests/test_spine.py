@@ -27,6 +27,8 @@ def test_a_run_evaluates_predicts_and_scores_the_same(tmp_path: Path) -> None:
     assert evaluated["semantic"]["miou"] == pytest.approx(results["semantic"]["miou"], abs=1e-9)
     written = json.loads((folder / "evaluation-val.json").read_text())
     assert written["tasks"]["depth"]["abs_rel"] == round(results["depth"]["abs_rel"], 4)
+    table = (folder / "evaluation-val.csv").read_text()
+    assert f"semantic,iou/road,{evaluated['semantic']['per_class']['road']['iou']:.4f}" in table
 
     # the validation images as files: predicting them and scoring the files gives what evaluating gave
     dataset = build.build_dataset(config, "val", build.build_tasks(config))

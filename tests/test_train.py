@@ -15,7 +15,7 @@ from segweave.backbones import Encoder
 from segweave.balancing import Equal, Uncertainty
 from segweave.batch import Batch, Labelled
 from segweave.data.loader import Effective
-from segweave.errors import SegweaveError
+from segweave.errors import ConfigError, SegweaveError
 from segweave.model import MultiTaskModel, create_model
 from segweave.tasks import Classification, Depth, Semantic
 from segweave.train import Step, fit
@@ -335,3 +335,10 @@ def test_a_batch_without_labels_in_fp16() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     step = one_step(network(), [batch(labelled={})], precision="fp16", scaler=scaler)
     assert (step.losses, step.total) == ({}, 0.0)
+
+
+def test_the_optimizer_must_hold_the_balancers_parameters() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match="lacks 3 parameters of the balancer"):
+        next(fit(model, [batch()], optimizer=optimizer, balancer=Uncertainty(list(model.tasks))))

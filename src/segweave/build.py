@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from segweave.data import FORMATS
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
 from segweave.data.loader import Loader, evaluation_batches
-from segweave.errors import ConfigError
+from segweave.errors import CheckpointError, ConfigError
 from segweave.evaluate import Results, evaluate, score
 from segweave.experiment import Plan, check_folder, run
 from segweave.model import MultiTaskModel, create_model
@@ -130,6 +131,8 @@ def _targets(dataset: Dataset, task: Task) -> Callable[[], Any]:
 def load_run(path: str | Path) -> tuple[MultiTaskModel, Config]:
     """A run's best network and its config. Raises CheckpointError or ConfigError."""
     source = Path(path) / "config.yaml"
+    if not source.is_file():
+        raise CheckpointError(f"{path}: no run here; expected {source}, as `segweave train` writes it")
     return MultiTaskModel.from_pretrained(path), check_config(load(source), Path(path))
 
 
@@ -200,13 +203,18 @@ def score_predictions(
 
 
 def write_results(path: Path, results: Results) -> None:
-    """JSON with everything, values to four decimals, and beside it a CSV of the metrics alone. Raises ConfigError."""
-    rows = [f"{t},{k},{v:.4f}" for t, values in results.items() for k, v in values.items() if isinstance(v, float)]
+    """JSON with everything to four decimals, and beside it a CSV of the metrics, also per class. Raises ConfigError."""
+    rows = [["task", "metric", "value"]]
+    for task, values in results.items():
+        rows += [[task, key, f"{v:.4f}"] for key, v in values.items() if isinstance(v, float)]
+        for name, row in values.get("per_class", {}).items():
+            rows += [[task, f"{key}/{name}", f"{v:.4f}"] for key, v in row.items() if isinstance(v, float)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"tasks": _rounded(results)}, indent=1, ensure_ascii=False)
         path.write_text(text, encoding="utf-8")
-        path.with_suffix(".csv").write_text("\n".join(["task,metric,value", *rows]) + "\n", encoding="utf-8")
+        with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 

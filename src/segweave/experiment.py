@@ -285,6 +285,8 @@ def _check_best(plan: Plan, model: MultiTaskModel) -> None:
 
 def _new_folder(out: Path, name: str) -> Path:
     """`out/name`, or with the first free number where that exists."""
+    if Path(name).name != name:
+        raise ConfigError(f"--name {name}: expected a plain name; the folder around the run is --out")
     for number in range(1, 10_000):
         folder = out / (name if number == 1 else f"{name}-{number}")
         try:
@@ -364,8 +366,8 @@ def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: Multi
     if not path.is_file():
         raise CheckpointError(f"{folder}: nothing to resume; expected {path}")
     tensors, meta = checkpoint.load(path)
-    saved = meta.pop("tasks")
-    old, new = ({task["name"]: task for task in tasks} for tasks in (saved, _specs(model)))
+    saved, specs = meta.pop("tasks"), json.loads(json.dumps([task.spec() for task in model.tasks.values()]))
+    old, new = ({task["name"]: task for task in tasks} for tasks in (saved, specs))
     if old != new:
         changed = sorted(name for name in old | new if old.get(name) != new.get(name))
         raise CheckpointError(f"{folder}: was trained with other tasks: {', '.join(changed)} changed; start a new run")
@@ -388,10 +390,6 @@ def _restore(folder: Path, parts: Mapping[str, Any], state: _State, model: Multi
     log = folder / "metrics.jsonl"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _done(line, state.step)]
     log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def _specs(model: MultiTaskModel) -> list[dict[str, Any]]:
-    return json.loads(json.dumps([task.spec() for task in model.tasks.values()]))
 
 
 def _done(line: str, steps: int) -> bool:

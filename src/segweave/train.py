@@ -15,7 +15,7 @@ from segweave.balancing.balancer import Balancer, Objective
 from segweave.balancing.equal import Equal
 from segweave.batch import Batch
 from segweave.data.loader import Effective, seed_for
-from segweave.errors import SegweaveError
+from segweave.errors import ConfigError, SegweaveError
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
 from segweave.regularizers import REGULARIZERS
@@ -92,7 +92,8 @@ def fit(
         seed: of dropout; drawn anew from (seed, step), so that a resumed run repeats.
 
     Raises:
-        SegweaveError: the losses were not finite in 10 steps in a row.
+        SegweaveError: the losses were not finite in 10 steps in a row, or the optimizer lacks parameters of the
+            balancer.
     """
     device = model.mean.device
     balancer = balancer or Equal(list(model.tasks))
@@ -102,7 +103,14 @@ def fit(
     regularizers = _Regularizers(model)
     private, shared = model.private(), model.shared()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    missing = {id(p) for p in balancer.parameters() if p.requires_grad} - {id(p) for p in parameters}
+    if missing:
+        raise ConfigError(
+            f"fit: the optimizer lacks {len(missing)} parameters of the balancer, whose weights would never change; "
+            f"pass it [*model.parameters(), *balancer.parameters()]"
+        )
     buffers = list(model.buffers())
+    frozen = [m for m in model.modules() if _is_frozen_norm(m)]
     skipped_in_a_row = 0
     started = time.perf_counter()
     for number, item in enumerate(batches):
@@ -110,6 +118,8 @@ def fit(
         torch.manual_seed(seed_for(seed, 2, effective.step))
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
         model.train()
+        for norm in frozen:
+            norm.eval()
         optimizer.zero_grad(set_to_none=True)
         counts = _counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
@@ -163,6 +173,12 @@ def fit(
         now = time.perf_counter()
         yield _step(effective, now - started, images, values, lr, bad, ids)
         started = time.perf_counter()
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    """Whether it is a batch normalisation none of whose parameters is trained; its statistics are to stay as well."""
+    own = list(module.parameters(recurse=False))
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
 
 
 def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str, float]]:

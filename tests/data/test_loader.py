@@ -160,3 +160,11 @@ def test_seeds_are_told_apart_by_every_part_and_fit_a_generator() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_for(0, 1, 2, 3) == 3252311618909706447
+
+
+def test_images_of_several_sizes_in_a_batch_are_named() -> None:
+    data = Memory(sizes=((12, 16), (9, 7)))
+    with pytest.raises(
+        DataError, match=r"'image-0' \[3, 12, 16\] and 'image-1' \[3, 9, 7\] differ in size .*data\.size"
+    ):
+        collate([data[0], data[1]], TASKS)

@@ -35,7 +35,18 @@ def seed_for(*parts: int) -> int:
 
 
 def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
-    """Samples of one size to a batch; a task none of them is labelled for is absent from its targets."""
+    """Samples of one size to a batch; a task none of them is labelled for is absent from its targets.
+
+    Raises:
+        DataError: images of several sizes.
+    """
+    for sample in samples:
+        if sample.image.shape != samples[0].image.shape:
+            (one, first), (two, other) = ((s.id, list(s.image.shape)) for s in (samples[0], sample))
+            raise DataError(
+                f"images {one!r} {first} and {two!r} {other} differ in size and cannot share a batch; set data.size or "
+                f"data.augment.crop"
+            )
     targets = {}
     for name, task in tasks.items():
         rows = [row for row, sample in enumerate(samples) if name in sample.annotations]

@@ -10,7 +10,10 @@ from rich.table import Table
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A row per task and metric; shares that are 0 and say nothing are left out, as is all of a task without labels."""
+    """A row per task and metric, and per class its first metric.
+
+    Shares that are 0 and say nothing are left out, as is all of a task without labels.
+    """
     table = Table(title=title)
     table.add_column("task")
     table.add_column("metric")
@@ -24,6 +27,9 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
             if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
                 table.add_row(task if first else "", key, f"{value:.4f}")
                 first = False
+        for name, row in values.get("per_class", {}).items():
+            key, value = next((key, value) for key, value in row.items() if isinstance(value, float))
+            table.add_row("", f"  {key} {name}", f"{value:.4f}")
         absent = values.get("absent_classes")
         if absent:
             table.add_row("", "not in this split", ", ".join(absent))
