@@ -124,7 +124,9 @@ def fit(
         counts = _counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
         images = sum(len(batch) for batch in micro)
-        totals: dict[str, Tensor] = {}
+        # a label whose pixels are all ignored has a loss of exactly 0, which no method weighs
+        seen = [name for name in model.tasks if any(name in batch.targets for batch in micro)]
+        totals: dict[str, Tensor] = {f"loss:{name}": torch.zeros((), device=device) for name in seen}
         weights: Mapping[str, Tensor] = {}
         statistics = [buffer.clone() for buffer in buffers]
         for position, batch in enumerate(micro):
@@ -265,7 +267,7 @@ def _step(
         return {name.partition(":")[2]: value for name, value in values.items() if name.startswith(f"{kind}:")}
 
     losses, weights, regularizers = group("loss"), group("weight"), group("regularizer")
-    total = sum(weights[name] * value for name, value in losses.items()) + sum(regularizers.values())
+    total = sum(weights.get(name, 0.0) * value for name, value in losses.items()) + sum(regularizers.values())
     return Step(
         effective.step,
         effective.epoch,

@@ -216,7 +216,7 @@ def _alternative(name: str) -> str:
         try:
             with torch.device("meta"):
                 timm.create_model(other, features_only=True)
-        except Exception:
+        except Exception:  # a model without feature maps says so in any way it likes: no suggestion, then
             continue
         return repr(other)
     return "'resnet50'"
