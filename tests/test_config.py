@@ -239,7 +239,7 @@ def test_every_option_of_every_table_has_words() -> None:
 
     tables = (TASKS, METHODS, FORMATS, DECODERS, INTERACTIONS, LOSSES, REGULARIZERS)
     options = [table.options(name) for table in tables for name in table]
-    options += [signature_options("segweave.experiment:Plan")[0], signature_options("segweave.data.augment:Augment")[0]]
+    options += [signature_options("segweave.plan:Plan")[0], signature_options("segweave.data.augment:Augment")[0]]
     for annotation, _ in (option for section in options for option in section.values()):
         words = describe(annotation)
         assert not any(mark in words for mark in ("typing", "<", "[", "collections")), words

@@ -21,8 +21,9 @@ from segweave.data.dataset import Dataset
 from segweave.data.loader import Loader, evaluation_batches
 from segweave.errors import CheckpointError, ConfigError
 from segweave.evaluate import Results, evaluate, score
-from segweave.experiment import Plan, check_folder, run
+from segweave.experiment import check_folder, run
 from segweave.model import MultiTaskModel, create_model
+from segweave.plan import Plan
 from segweave.schema import check_config
 from segweave.tasks import TASKS
 from segweave.tasks.task import Task

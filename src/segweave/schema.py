@@ -53,7 +53,7 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
     if isinstance(model.get("pretrained"), str):
         model["pretrained"] = _locate(model["pretrained"], base)
     balancing = _with_choice({"method": "equal", **raw.balancing}, "method", METHODS, "balancing")
-    train = check(raw.train, signature_options("segweave.experiment:Plan")[0], "train")
+    train = check(raw.train, signature_options("segweave.plan:Plan")[0], "train")
     for key in _PATHS:
         if isinstance(data.get(key), str):
             data[key] = _locate(data[key], base)

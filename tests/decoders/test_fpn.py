@@ -95,9 +95,9 @@ def test_is_the_formula_of_the_papers(pyramid: str) -> None:
     merged: Tensor | None = None
     total = torch.zeros(2, 16, *used[0].shape[-2:])
     for i in reversed(range(len(used))):
-        lateral = convolved(used[i], f"pyramid.inner_blocks.{i}.0", 0)
+        lateral = convolved(used[i], f"top_down.inner_blocks.{i}.0", 0)
         merged = lateral if merged is None else lateral + functional.interpolate(merged, lateral.shape[-2:])
-        x = convolved(convolved(merged, f"pyramid.layer_blocks.{i}.0", 1), f"smooth.{i}.0", 1)
+        x = convolved(convolved(merged, f"top_down.layer_blocks.{i}.0", 1), f"smooth.{i}.0", 1)
         mean, var = state[f"smooth.{i}.1.running_mean"], state[f"smooth.{i}.1.running_var"]
         x = ((x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()).relu()
         total += functional.interpolate(x, total.shape[-2:], mode="bilinear", align_corners=False)

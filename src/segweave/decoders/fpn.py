@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from segweave.decoders.decoder import Decoder
 
-class FPN(nn.Module):
+
+class FPN(Decoder):
     """Adds the pyramid top-down at one width and fuses it by sum at its finest level of stride 4 or more.
 
     Works on any number of levels, of any strides that do not descend; in training on a single image too, if its
@@ -26,10 +28,6 @@ class FPN(nn.Module):
         strides: of the same levels, in pixels, ascending or equal.
         width: channels of the result.
         dropout: probability of dropping a whole channel of the result while training.
-
-    Attributes:
-        channels, stride: of the result.
-        levels: indices of the encoder's levels that are read.
     """
 
     def __init__(
@@ -39,19 +37,20 @@ class FPN(nn.Module):
         # a level finer than stride 4 costs more than all others together and holds little that is not image noise
         first = next((i for i, stride in enumerate(strides) if stride >= 4), len(strides) - 1)
         self.levels = tuple(range(first, len(strides)))
-        self.pyramid = FeaturePyramidNetwork([channels[i] for i in self.levels], width)
+        self.top_down = FeaturePyramidNetwork([channels[i] for i in self.levels], width)
         self.smooth = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
             for _ in self.levels
         )
         self.dropout = nn.Dropout2d(dropout)
-        self.channels = width
-        self.stride = strides[first]
+        self.channels, self.stride = width, strides[first]
+        self.pyramid_channels, self.pyramid_strides = [width] * len(self.levels), [strides[i] for i in self.levels]
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Levels [B, C_i, H/s_i, W/s_i], finest first, to one map [B, width, H/s, W/s]."""
-        pyramid = self.pyramid({str(i): levels[i] for i in self.levels})
-        finest, *coarser = [smooth(level) for smooth, level in zip(self.smooth, pyramid.values(), strict=True)]
+    def pyramid(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        return list(self.top_down({str(i): levels[i] for i in self.levels}).values())
+
+    def fuse(self, pyramid: Sequence[Tensor]) -> Tensor:
+        finest, *coarser = [smooth(level) for smooth, level in zip(self.smooth, pyramid, strict=True)]
         size = finest.shape[-2:]
         for level in coarser:
             finest = finest + nn.functional.interpolate(level, size, mode="bilinear", align_corners=False)
