@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml
@@ -22,3 +22,8 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+docs: setup
+	.venv/bin/python docs/config_reference.py
+	.venv/bin/python docs/python_reference.py
+	.venv/bin/zensical build --clean --strict

@@ -28,7 +28,7 @@ def main(run: str = "runs/demo") -> None:
         panels = [image]
         for name in ("semantic", "depth"):
             task = model.tasks[name]
-            prediction = task.decode(task.resize(outputs[name].detach(), HEIGHT, WIDTH))
+            prediction = task.decode(task.resize(outputs[name].detach(), (96, 192), (HEIGHT, WIDTH)))
             panels.append(task.draw(image, {key: value[0] for key, value in prediction.items()}))
         for column, panel in enumerate(panels):
             top, left = row * (HEIGHT + GAP), column * (WIDTH + GAP)

@@ -15,6 +15,7 @@ from segweave.catalogue import check, describe, signature_options
 from segweave.config import SECTIONS, Config, dump, from_values, load, parse
 from segweave.errors import ConfigError, nearest
 from segweave.losses import LOSSES
+from tiny import tiny
 
 # YAML 1.2 core schema, section 10.3.2 of the specification, against what YAML 1.1 would make of it.
 SCALARS = {
@@ -262,3 +263,25 @@ def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:
     path.write_text("tasks: {a: &x {kind: depth}, b: *x}")
     tasks = load(path, ["tasks.a.weight=5"]).tasks
     assert (tasks["a"].get("weight"), tasks["b"].get("weight")) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "crossentropy"}, r"^tasks\.semantic\.loss: unknown loss 'crossentropy'; nearest: 'cross_entropy'"),
+        ({"loss": ["iou", "dise"]}, r"^tasks\.semantic\.loss: unknown loss 'dise'; nearest: 'dice'"),
+        ({"loss": {"focal": {"gama": 2}}}, r"^tasks\.semantic\.loss\.focal\.gama: unknown key; did you mean 'gamma'"),
+        ({"loss": {"focal": {"gamma": "2"}}}, r"^tasks\.semantic\.loss\.focal\.gamma: found '2'; expected a number"),
+        ({"regularizers": {"smoothnes": 1}}, r"^tasks\.semantic\.regularizers: unknown .*nearest: 'smoothness'"),
+        ({"regularizers": {"smoothness": -1}}, r"^tasks\.semantic\.regularizers\.smoothness: found -1"),
+    ],
+)
+def test_losses_and_regularisers_are_checked_before_torch(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(tasks={"semantic": {"kind": "semantic", **options}})
+
+
+def test_betas_of_the_shared_part_are_checked_before_torch() -> None:
+    with pytest.raises(ConfigError, match=r"^model\.regularizers\.feature_norm: found -1.*; expected a number of 0 or"):
+        tiny(model={"regularizers": {"feature_norm": -1}})
+    assert tiny(tasks={"semantic": {"kind": "semantic", "loss": {"focal": {"gamma": 2}, "dice": 1}}}).tasks

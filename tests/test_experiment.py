@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -13,13 +14,17 @@ import pytest
 import torch
 
 from segweave import build, checkpoint, experiment
-from segweave.errors import CheckpointError, ConfigError
+from segweave.errors import CheckpointError, ConfigError, UnreadableError
 from segweave.model import MultiTaskModel, create_model
 from tiny import lines, steps, tiny
 
 
 def tensors(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return checkpoint.load(folder / "weights" / f"{name}.safetensors")[0]
+
+
+def validations(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(folder) if "seconds" not in line]
 
 
 class Killed(Exception):
@@ -197,13 +202,97 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     assert 3 <= len(validations) < 50
 
 
-def test_minutes_end_a_run_by_the_clock_with_a_schedule_that_reaches_its_end(tmp_path: Path) -> None:
-    folder, _ = build.train(tiny(train={"minutes": 0.03, "warmup": 0}), "run", tmp_path, quiet=True)
-    of_steps = steps(folder)
-    assert sum(line["seconds"] for line in lines(folder) if "seconds" in line) < 0.03 * 60 + 5
-    rates = [line["lr"] for line in of_steps]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[0] > 2 * rates[-1]
+class Clock:
+    """Stands for the `time` module: a clock that moves by `tick` seconds when it is read, and else by hand."""
+
+    def __init__(self) -> None:
+        self.now = self.tick = 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def timed(clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds_per_step: float = 0.0) -> None:
+    """Lets the run's length depend on this clock alone."""
+    genuine = experiment.fit
+
+    def fit(*args: Any, **options: Any) -> Any:
+        for step in genuine(*args, **options):
+            clock.now += seconds_per_step
+            yield step
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.setattr(experiment, "time", clock)
+
+
+def test_minutes_end_a_run_by_the_clock_with_a_schedule_that_reaches_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(Clock(), monkeypatch, seconds_per_step=1.5)
+    config = tiny(train={"minutes": 0.2, "warmup": 0, "lr": 1e-3, "schedule": "poly"})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    # 12 seconds are 8 steps of 1.5, and each takes the rate of the time that has passed before it
+    assert [line["lr"] for line in steps(folder)] == pytest.approx([1e-3 * (1 - i / 8) ** 0.9 for i in range(8)])
+    assert [line["step"] for line in lines(folder) if "seconds" not in line] == [2, 5, 7]
+
+
+# after the first epoch every look at the clock takes a second: the time runs out at each place of a step in turn
+@pytest.mark.parametrize("looks", range(5, 11))
+def test_the_last_weights_are_validated_and_saved_wherever_the_time_runs_out(
+    looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    timed(clock, monkeypatch)
+    saves: list[int] = []
+    genuine = experiment._save
+
+    def save(folder: Path, parts: Any, state: Any, kept: Any) -> None:
+        saves.append(state.step)
+        clock.tick = 1.0
+        genuine(folder, parts, state, kept)
+
+    monkeypatch.setattr(experiment, "_save", save)
+    folder, _ = build.train(tiny(train={"minutes": looks / 60}), "run", tmp_path, quiet=True)
+    last = steps(folder)[-1]["step"]
+    assert last in (3, 4)  # of the second epoch, but not its end
+    assert [line["step"] for line in validations(folder)] == [2, last]
+    assert saves == [3, last + 1]
+
+
+def test_a_run_resumed_at_its_end_validates_what_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, expected = build.train(tiny(train={"steps": 5, "schedule": "constant"}), "whole", tmp_path, quiet=True)
+    part = interrupted(tiny(train={"steps": 9, "schedule": "constant"}), "part", tmp_path, 5, monkeypatch)
+    shorter = tiny(train={"steps": 5, "schedule": "constant"})
+    _, results = build.train(shorter, "part", tmp_path, resume=True, quiet=True)
+    assert steps(part) == steps(whole)
+    assert validations(part) == validations(whole)
+    assert results == expected
+
+
+@pytest.mark.parametrize("failing", [0, 1], ids=["after an epoch", "at the end"])
+def test_a_validation_that_failed_is_made_up_for_on_resume(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(train={"steps": 5})
+    whole, expected = build.train(config, "whole", tmp_path, quiet=True)
+    genuine, count = build.run, itertools.count()
+
+    def run(model: Any, loader: Any, validate: Any, *arguments: Any, **options: Any) -> Any:
+        def validation(network: Any) -> Any:
+            if next(count) == failing:
+                raise UnreadableError("a.png: damaged.")
+            return validate(network)
+
+        return genuine(model, loader, validation, *arguments, **options)
+
+    monkeypatch.setattr(build, "run", run)
+    with pytest.raises(UnreadableError, match=r"a\.png: damaged\..* --resume"):
+        build.train(config, "part", tmp_path, quiet=True)
+    part, results = build.train(config, "part", tmp_path, resume=True, quiet=True)
+    assert steps(part) == steps(whole)
+    assert validations(part) == validations(whole)
+    assert results == expected
 
 
 def test_validation_comes_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_task_may_have_a_decoder_of_its_own() -> None:
     [
         ({"backbone": "resnet5O"}, r"'resnet50'"),
         ({"decoder": "fpm"}, r"model\.decoder: unknown decoder 'fpm'; nearest: 'fpn'"),
-        ({"decoder": {"name": "fpn", "widht": 3}}, r"model\.decoder\.widht: unknown option"),
+        ({"decoder": {"name": "fpn", "widht": 3}}, r"model\.decoder\.widht: unknown key; did you mean 'width'"),
         ({"interaction": "shard"}, r"model\.interaction: .*nearest: 'shared'"),
         ({"regularizers": {"weight_dekay": 1}}, r"model\.regularizers: .*'weight_decay'"),
     ],

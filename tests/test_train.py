@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Encoder
+from segweave.backbones import CustomBackbone, Encoder
 from segweave.balancing import Equal, Uncertainty
 from segweave.batch import Batch, Labelled
 from segweave.data.loader import Effective
@@ -143,7 +143,7 @@ def test_a_head_runs_on_its_labelled_rows_only() -> None:
     model = network()
     seen: dict[str, list[int]] = {}
     for name, head in model.heads.items():
-        head.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(len(args[0])))
+        head.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(len(args[0][0])))
     one_step(model, [batch(labelled=PARTLY)])
     assert seen == {"semantic": [2], "depth": [1], "scene": [3]}
 
@@ -159,9 +159,9 @@ def test_a_normalised_head_is_spared_a_single_image(norm: type[nn.Module]) -> No
             self.out = nn.Linear(8, 4)
             self.rows: list[int] = []
 
-        def forward(self, features: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-            self.rows.append(len(features))
-            pooled = features.mean((2, 3), keepdim=True)
+        def forward(self, maps: list[Tensor], height: int, width: int) -> Tensor:  # noqa: ARG002
+            self.rows.append(len(maps[0]))
+            pooled = maps[0].mean((2, 3), keepdim=True)
             # a SyncBatchNorm has no CPU kernel
             return self.out((self.norm(pooled) if norm is nn.BatchNorm2d else pooled).flatten(1))
 
@@ -179,7 +179,7 @@ def test_a_head_whose_output_another_task_reads_sees_every_image() -> None:
     try:
         rows = {name: torch.tensor([1]) for name in model.tasks}
         seen = []
-        model.heads["depth"].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        model.heads["depth"].register_forward_pre_hook(lambda _, args: seen.append(len(args[0][0])))
         features, _ = model.features(batch().images)
         part = model.outputs(features, HEIGHT, WIDTH, rows)
         assert seen == [4]
@@ -299,7 +299,7 @@ def test_regularisers_enter_with_their_beta_whatever_the_micro_batches() -> None
         tasks = [Classification("scene", classes=4, regularizers={"weight_decay": 0.25, "feature_norm": 0.5})]
         model = create_model(tasks, backbone="convnext_atto", regularizers={"weight_decay": 0.125})
         weight = model.heads["scene"].classifier.weight
-        own = 0.25 * float(weight.square().sum()) / 2
+        own = 0.25 * float(weight.detach().square().sum()) / 2
         shared = 0.125 * sum(float(p.square().sum()) for p in model.encoder.parameters() if p.ndim >= 2) / 2
         part = [Batch(b.ids, b.images, {"scene": b.targets["scene"]}) for b in micro]
         step = one_step(model, part)
@@ -343,3 +343,94 @@ def test_the_optimizer_must_hold_the_balancers_parameters() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match="lacks 3 parameters of the balancer"):
         next(fit(model, [batch()], optimizer=optimizer, balancer=Uncertainty(list(model.tasks))))
+
+
+class _Squeeze(nn.Module):
+    """Squeeze and excitation as ResNeSt and SKNet have it: batch normalisation over maps of 1 x 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.gate = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.norm(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class _Squeezed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=8, padding=1)
+        self.wide = nn.BatchNorm2d(8)
+        self.squeeze = _Squeeze()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.squeeze(self.wide(self.stem(x)))]
+
+
+def squeezed() -> MultiTaskModel:
+    torch.manual_seed(0)
+    backbone = CustomBackbone(_Squeezed(), channels=[8], strides=[8])
+    return create_model([Semantic("semantic", classes=3, at="stride8")], backbone)
+
+
+def only_semantic(whole: Batch) -> Batch:
+    return Batch(whole.ids, whole.images, {"semantic": whole.targets["semantic"]})
+
+
+def test_a_single_image_is_trained_with_running_statistics_where_it_has_one_value_per_channel() -> None:
+    model = squeezed()
+    norm, wide = model.get_submodule("encoder.body.squeeze.norm"), model.get_submodule("encoder.body.wide")
+    before, hooks = dict(norm.named_buffers()), len(norm._forward_hooks)
+    before = {name: buffer.clone() for name, buffer in before.items()}
+    wide_before = wide.get_buffer("running_mean").clone()
+    learnt = [model.get_parameter(f"encoder.body.{name}.weight") for name in ("stem", "squeeze.norm", "squeeze.gate")]
+    weights = [p.clone() for p in learnt]
+    step = one_step(model, [only_semantic(batch(1))])
+    assert math.isfinite(step.total)
+    assert not any(torch.equal(a, b) for a, b in zip(weights, learnt, strict=True))
+    assert all(torch.equal(before[name], buffer) for name, buffer in norm.named_buffers())
+    assert not torch.equal(wide_before, wide.get_buffer("running_mean")), "the others see many values and learn"
+    assert len(norm._forward_hooks) == hooks
+    one_step(model, [only_semantic(batch(2))])
+    assert not torch.equal(before["running_mean"], norm.get_buffer("running_mean"))
+
+
+def test_a_single_image_and_a_norm_without_statistics_is_an_error_that_names_both() -> None:
+    model = squeezed()
+    norm: Any = model.get_submodule("encoder.body.squeeze.norm")
+    norm.running_mean = norm.running_var = None
+    one_step(model, [only_semantic(batch(2))])
+    start = [p.clone() for p in model.parameters()]
+    with pytest.raises(ConfigError, match=r"train\.batch_size: encoder\.body\.squeeze\.norm .*expected at least 2"):
+        one_step(model, [only_semantic(batch(1))])
+    assert all(torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["resnest14d", "rexnet_100", "skresnet18"])
+def test_encoders_with_squeezed_norms_are_trained_with_a_single_image(backbone: str) -> None:
+    model = create_model([Semantic("semantic", classes=3)], backbone=backbone, decoder={"name": "fpn", "width": 8})
+    step = one_step(model, [only_semantic(batch(1))])
+    assert not step.not_finite
+    assert step.grad_norm > 0
+
+
+def test_a_step_of_which_no_image_could_be_read_changes_nothing() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    start = [p.clone() for p in model.parameters()]
+    step, after = fit(model, [Effective(0, 0, []), Effective(1, 0, [batch()])], optimizer=optimizer, ema=average)
+    assert (step.images, step.losses, step.total, step.not_finite) == (0, {}, 0.0, [])
+    assert int(average.n_averaged) == 1
+    assert after.images == 4
+    first = [p.clone() for p in fresh_step(batch()).parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
+
+
+def fresh_step(whole: Batch) -> MultiTaskModel:
+    """A new network after the same single step."""
+    model = network()
+    list(fit(model, [Effective(1, 0, [whole])], optimizer=torch.optim.AdamW(model.parameters(), lr=0.1)))
+    return model

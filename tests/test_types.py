@@ -46,7 +46,7 @@ IMAGE = torch.zeros(3, 4, 5, dtype=torch.uint8)
         (Features, ["per_task", "common", "auxiliary"], False),
         (
             Objective,
-            ["tasks", "losses", "regulariser", "common", "shared", "private", "scale", "reduce", "last"],
+            ["tasks", "losses", "regulariser", "common", "shared", "private", "scale", "reduce", "last", "between"],
             False,
         ),
         (Balance, ["weights", "gramian"], True),
@@ -60,7 +60,13 @@ def test_fields(kind: type, fields: list[str], frozen: bool) -> None:
 @pytest.mark.parametrize(
     ("kind", "methods"),
     [
-        (Task, ["read", "write", "encode", "head", "decode", "metric", "draw", "wrap", "predictions", "legend"]),
+        (
+            Task,
+            [
+                *("read", "write", "encode", "head", "decode", "metric", "draw", "wrap", "predictions", "legend"),
+                *("truth", "draw_error", "error_legend"),
+            ],
+        ),
         (Balancer, ["backward"]),
         (LossBalancer, ["combine"]),
         (GramianBalancer, ["weigh"]),

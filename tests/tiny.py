@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
         "decoder": {"name": "fpn", "width": 16},
         "regularizers": {"feature_norm": 1e-4},
     },
-    "train": {"steps": 4, "batch_size": 4, "workers": 0, "lr": 1e-3},
+    "train": {"steps": 4, "batch_size": 4, "workers": 0, "lr": 1e-3, "report": False},
 }
 
 

@@ -6,49 +6,29 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segweave.balancing import METHODS
 from segweave.config import Config, load
-from segweave.data import FORMATS
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
 from segweave.data.loader import Loader, evaluation_batches
-from segweave.errors import CheckpointError, ConfigError
+from segweave.errors import CheckpointError, ConfigError, SegweaveError, UnreadableError
 from segweave.evaluate import Results, evaluate, score
 from segweave.experiment import check_folder, run
 from segweave.model import MultiTaskModel, create_model
 from segweave.plan import Plan
 from segweave.schema import check_config
-from segweave.tasks import TASKS
+from segweave.sources import build_dataset, build_tasks
+from segweave.summary import write_report
 from segweave.tasks.task import Task
-
-
-def build_tasks(config: Config) -> list[Task]:
-    """The tasks of a config, in its order; classes that are not written are the data format's, where it knows them."""
-    known = FORMATS.load(config.data["format"]).default_classes()  # pyright: ignore
-    tasks = []
-    for name, options in config.tasks.items():
-        options = dict(options)
-        kind = options.pop("kind")
-        if "classes" in TASKS.options(kind) and options.get("classes") is None:
-            default = known.get(options.get("source") or name) or known.get(kind)
-            options["classes"] = list(default) if default else None
-        tasks.append(TASKS.load(kind)(name, **options))
-    return tasks
-
-
-def build_dataset(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
-    """One split of a config's data."""
-    options = {key: value for key, value in config.data.items() if key not in ("format", "augment")}
-    if "size" not in FORMATS.options(config.data["format"]):
-        options.pop("size", None)
-    return FORMATS.load(config.data["format"])(split, tasks, **options)
 
 
 def build_validation(
@@ -109,7 +89,7 @@ def train(
             start_step=start_step,
         )
 
-    return run(
+    folder, results = run(
         model.to(place),
         loader,
         build_validation(config, validation, workers),
@@ -122,11 +102,49 @@ def train(
         resume=resume,
         quiet=quiet,
     )
+    if plan.report:
+        try:
+            write_report(folder, MultiTaskModel.from_pretrained(folder).to(place), validation, plan, _size(config))
+        except (SegweaveError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            # the run is complete and kept; a page of an earlier end of it would tell of something else
+            (folder / "report.html").unlink(missing_ok=True)
+            print(f"report not written: {error}; `segweave report {folder}` tries again", file=sys.stderr)
+    return folder, results
 
 
-def _targets(dataset: Dataset, task: Task) -> Callable[[], Any]:
-    labels = (dataset.annotation(index, task.name) for index in range(len(dataset)))
-    return lambda: (task.encode(label) for label in labels if label is not None)
+def report_run(path: str | Path, device: str | None = None) -> Path:
+    """Makes `report.html`, `results.png` and `results.csv` of a run anew; returns the page.
+
+    Args:
+        path: the run folder.
+        device: where the network runs and its cost is measured; by default cuda where there is one.
+
+    Raises:
+        SegweaveError: no run, one that has not been validated yet, or files that cannot be written.
+    """
+    model, config = load_run(path)
+    dataset = build_dataset(config, "val", list(model.tasks.values()))
+    place, plan = choose_device(device), Plan(**config.train)
+    try:
+        return write_report(Path(path), model.to(place), dataset, plan, _size(config))
+    except OSError as error:
+        reason = f"{error.filename}: cannot be read or written: {error.strerror}"
+        raise CheckpointError(f"{reason}; expected a run that `segweave train` made") from None
+
+
+def _targets(dataset: Dataset, task: Task) -> Callable[[], Iterator[Tensor]]:
+    """Those of the labels that can be read; training leaves out the others and counts them."""
+
+    def targets() -> Iterator[Tensor]:
+        for index in range(len(dataset)):
+            try:
+                label = dataset.annotation(index, task.name)
+            except UnreadableError:
+                continue
+            if label is not None:
+                yield task.encode(label)
+
+    return targets
 
 
 def load_run(path: str | Path) -> tuple[MultiTaskModel, Config]:

@@ -161,7 +161,7 @@ def describe(annotation: Any) -> str:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(repr(choice) for choice in arguments)
     if origin in (list, tuple, Sequence) or (isinstance(origin, type) and issubclass(origin, Sequence)):
         inner = describe(arguments[0]) if arguments else "values"
-        return f"a list of {inner.removeprefix('a ').replace('whole number', 'whole numbers')}"
+        return f"a list of {inner.removeprefix('a ').replace('number', 'numbers')}"
     if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return f"a mapping of names to {describe(arguments[1])}" if len(arguments) > 1 else "a mapping"
     if arguments:

@@ -47,6 +47,16 @@ def train(
     folder, results = build.train(checked, name, out, resume, device)
     _print_results(results, "validation, best weights")
     typer.echo(f"run: {folder}")
+    if (folder / "report.html").is_file():
+        typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def report(run: RunPath, device: Device = None) -> None:
+    """Make the page, the picture and the table of a run's results anew."""
+    from segweave import build
+
+    typer.echo(f"report: {build.report_run(run, device)}")
 
 
 @app.command()
@@ -104,6 +114,28 @@ def predict(
     if done.folder:
         typer.echo(f"predictions: {done.folder}")
     if done.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the page; check/CONFIG by default")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes that read; one per core by default")] = None,
+) -> None:
+    """Read all data of a config and say what is wrong with it."""
+    from segweave.schema import read_config
+
+    checked = read_config(config, overrides or [])
+    from rich.console import Console
+
+    from segweave import check
+
+    done = check.check(checked, out, workers, Console(stderr=True))
+    Console().print(check.report(done))
+    typer.echo(f"page: {done.page}")
+    if done.errors:
         raise typer.Exit(1)
 
 

@@ -18,6 +18,10 @@ class DataError(SegweaveError):
     """A file, a label or a data set that is not what its description says."""
 
 
+class UnreadableError(DataError):
+    """A file that is missing or damaged: training goes on without a few of them, unlike with a wrong label."""
+
+
 class CheckpointError(SegweaveError):
     """A run folder or a weights file that cannot be used as asked."""
 

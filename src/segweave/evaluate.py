@@ -42,7 +42,8 @@ def evaluate(
         for row, sample in enumerate(samples):
             for name, annotation in sample.annotations.items():
                 task = model.tasks[name]
-                output = task.resize(outputs[name][row : row + 1], *sample.image.shape[-2:])
+                used, size = ((i.shape[-2], i.shape[-1]) for i in (images, sample.image))
+                output = task.resize(outputs[name][row : row + 1], used, size)
                 target = (readers or model.tasks)[name].encode(annotation)
                 metrics[name].update(task.decode(output), target[None].to(device))
     model.train(was_training)

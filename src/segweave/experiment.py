@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from rich.console import Console
 from segweave import checkpoint
 from segweave.balancing.balancer import Balancer
 from segweave.config import Config, dump
+from segweave.cost import device_name
 from segweave.data.loader import Loader
-from segweave.errors import CheckpointError, ConfigError, SegweaveError, nearest
+from segweave.errors import CheckpointError, ConfigError, SegweaveError, UnreadableError, nearest
 from segweave.evaluate import Results, headline, relative_gain
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule, build_optimizer, parameter_groups
@@ -38,10 +40,13 @@ class _State:
     """Where a run stands; all of it is in the checkpoint."""
 
     step: int = 0
+    validated: int = 0
     elapsed: float = 0.0
     best: Mapping[str, tuple[float, bool]] | None = None
     best_results: Results | None = None
     stale: int = 0
+    resumed_at: list[int] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -102,10 +107,11 @@ def _train(
     if resume:
         _restore(folder, parts, state, model)
     else:
-        _describe(folder, config, fingerprint, plan)
+        _describe(folder, config, fingerprint, plan, model.mean.device)
         if model.encoder.matched is not None:
             console.print(f"pretrained encoder: {model.encoder.matched}")
     stream = loader(state.step)
+    stream.unreadable.update(state.unreadable)
     total = plan.total(stream.steps_per_epoch)
     started = time.monotonic() - state.elapsed
 
@@ -116,6 +122,20 @@ def _train(
 
     def done() -> bool:
         return progress(state.step) >= 1 or (plan.patience is not None and state.stale >= plan.patience)
+
+    def due() -> bool:
+        """Whether the weights as they are have to be validated and have not been."""
+        epochs, inside = divmod(state.step, stream.steps_per_epoch)
+        return state.validated < state.step and (ending or (inside == 0 and epochs % plan.validate_every == 0))
+
+    def epoch() -> int:
+        return (state.step - 1) // stream.steps_per_epoch
+
+    def show(step: Step) -> None:
+        bar.update(progress(state.step), place(), step.losses, step.images / step.seconds)
+
+    def place() -> str:
+        return f"epoch {epoch() + 1}, step {state.step}{f'/{total}' if total else ''}"
 
     saved = time.monotonic()
     told: set[str] = set()
@@ -134,39 +154,52 @@ def _train(
         seed=plan.seed,
     )
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log, TrainingBar(console) as bar:
-        # a finished run that is resumed with the same plan has nothing left to do
-        while not (state.best_results is not None and done()):
-            step = next(steps)
-            log.write(json.dumps(step.record()) + "\n")
-            for note in sorted(stream.notes.keys() - told):
-                console.print(f"data: {note} (said once, whatever the number of images)")
-            told |= stream.notes.keys()
-            if step.not_finite:
-                shown = ", ".join(step.ids[:8])
-                console.print(f"step {step.step} skipped: {', '.join(step.not_finite)} not finite; images {shown}")
-            state.step, state.elapsed = step.step + 1, time.monotonic() - started
-            epoch, inside = divmod(state.step, stream.steps_per_epoch)
-            place = f"epoch {step.epoch + 1}, step {state.step}{f'/{total}' if total else ''}"
-            rate = step.images / step.seconds
-            bar.update(progress(state.step), place, step.losses, rate)
-            ending = done()
-            if ending or (inside == 0 and epoch % plan.validate_every == 0):
+        # asked once a step: the time must not run out between a step and the question whether to validate it
+        ending = state.step > 0 and done()
+        if resume and not ending:
+            state.resumed_at.append(state.step)
+        step: Step | None = None
+        # a finished run that is resumed with the same plan has nothing left to do; another may owe a validation
+        while due() or not ending:
+            if not due():
+                step = next(steps)
+                missed = {id: why for id, why in stream.unreadable.items() if id not in state.unreadable}
+                log.write(json.dumps(step.record() | ({"unreadable": missed} if missed else {})) + "\n")
+                for why in missed.values():
+                    console.print(f"image left out: {why}", highlight=False)
+                state.unreadable |= missed
+                for note in sorted(stream.notes.keys() - told):
+                    console.print(f"data: {note} (said once, whatever the number of images)")
+                told |= stream.notes.keys()
+                if step.not_finite:
+                    shown = ", ".join(step.ids[:8])
+                    console.print(f"step {step.step} skipped: {', '.join(step.not_finite)} not finite; images {shown}")
+                state.step, state.elapsed = step.step + 1, time.monotonic() - started
+                show(step)
+                ending = done()
+            if due():
                 bar.validating()
-                results = validate(kept)
-                _log_validation(log, step, results)
+                try:
+                    results = validate(kept)
+                except UnreadableError as error:
+                    # the metrics of the other images would be those of another data set; the hours of training stay
+                    _save(folder, parts, state, kept)
+                    raise UnreadableError(f"validation: {error} Then go on with --resume from {folder}.") from None
+                _log_validation(log, state.step - 1, epoch(), results)
                 better = _keep_best(folder, kept, plan, state, results)
+                state.validated = state.step
                 console.print(
-                    f"{place}: {_summary(results, model)}{', best so far' if better else ''}", highlight=False
+                    f"{place()}: {_summary(results, model)}{', best so far' if better else ''}", highlight=False
                 )
-                bar.update(progress(state.step), place, step.losses, rate)
+                if step is not None:
+                    show(step)
+                ending = ending or done()
             elif time.monotonic() - saved <= _SAVE_SECONDS:
                 continue
             log.flush()
             state.elapsed = time.monotonic() - started
             _save(folder, parts, state, kept)
             saved = time.monotonic()
-            if ending:
-                break
     assert state.best_results is not None
     return state.best_results
 
@@ -206,10 +239,12 @@ def _new_folder(out: Path, name: str) -> Path:
     raise ConfigError(f"{out / name}: 10000 runs of that name exist; choose another --name")
 
 
-def _describe(folder: Path, config: Config, fingerprint: str, plan: Plan) -> None:
+def _describe(folder: Path, config: Config, fingerprint: str, plan: Plan, device: torch.device) -> None:
     (folder / "config.yaml").write_text(dump(_plain(config.sections())), encoding="utf-8")
     packages = ("segweave", "torch", "torchvision", "timm", "numpy")
     facts = {
+        "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device_name(device),
         "seed": plan.seed,
         "data_fingerprint": fingerprint,
         "git_revision": _git_revision(),
@@ -239,9 +274,9 @@ def _summary(results: Results, model: MultiTaskModel) -> str:
     return ", ".join(f"{name} {model.tasks[name].metric().headline} {value:.4f}" for name, (value, _) in heads.items())
 
 
-def _log_validation(log: Any, step: Step, results: Results) -> None:
+def _log_validation(log: Any, step: int, epoch: int, results: Results) -> None:
     values = {f"{task}/{key}": v for task, table in results.items() for key, v in table.items() if isinstance(v, float)}
-    line = {"step": step.step, "epoch": step.epoch, "split": "val"}
+    line = {"step": step, "epoch": epoch, "split": "val"}
     log.write(json.dumps(line | {k: None if math.isnan(v) else v for k, v in values.items()}) + "\n")
 
 

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from segweave import checkpoint
 from segweave.backbones import Backbone, Encoder
+from segweave.catalogue import check
 from segweave.decoders import DECODERS
+from segweave.decoders.decoder import Decoder
 from segweave.errors import CheckpointError, ConfigError
 from segweave.interactions import INTERACTIONS
 from segweave.interactions.interaction import Features, Interaction
-from segweave.regularizers import REGULARIZERS
+from segweave.regularizers.regularizer import check_regularizers
 from segweave.tasks import TASKS
 from segweave.tasks.task import Prediction, Task
 
@@ -55,7 +57,8 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         self.tasks = {task.name: task for task in tasks}
         self.encoder = encoder
         self.interaction = interaction
-        self.heads = nn.ModuleDict({task.name: task.head(interaction.channels[task.name]) for task in tasks})
+        read = {task.name: (interaction.channels[task.name], interaction.strides[task.name]) for task in tasks}
+        self.heads = nn.ModuleDict({task.name: task.head(*read[task.name]) for task in tasks})
         self.regularizers = dict(regularizers or {})
         self.spec = dict(spec or {})
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=True)
@@ -86,16 +89,16 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         padded = self.encoder.padded(height, width)
         outputs = {}
         for name, head in self.heads.items():
-            maps = features.per_task[name][0]
+            maps = features.per_task[name]
             wanted = rows.get(name) if rows is not None else None
             if rows is not None and (wanted is None or len(wanted) == 0):
                 continue
-            if wanted is None or len(wanted) == len(maps):
+            if wanted is None or len(wanted) == len(maps[0]):
                 output = head(maps, *padded)
             elif self._needs_all_rows(head, len(wanted)):
                 output = head(maps, *padded)[wanted]
             else:
-                output = head(maps[wanted], *padded)
+                output = head([level[wanted] for level in maps], *padded)
             outputs[name] = output[..., :height, :width] if self.tasks[name].dense and output.ndim == 4 else output
         return outputs
 
@@ -115,7 +118,9 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
     @torch.inference_mode()
     def predict(self, images: Float[Tensor, "B C H W"]) -> dict[str, Prediction]:
         """Images in [0, 1] to decoded predictions per task."""
-        return {name: self.tasks[name].decode(output) for name, output in self(images).items()}
+        used = (images.shape[-2], images.shape[-1])
+        outputs = self(images).items()
+        return {n: self.tasks[n].decode(self.tasks[n].resize(output, used, used)) for n, output in outputs}
 
     def private(self) -> dict[str, list[nn.Parameter]]:
         """Parameters that only one task uses, by task."""
@@ -239,36 +244,43 @@ def create_model(
         "in_channels": in_channels,
     }
     INTERACTIONS.require(interaction, "model.interaction")
-    for owner, betas in [("model", regularizers), *((f"tasks.{t.name}", t.regularizers) for t in tasks)]:
-        for name in betas or {}:
-            REGULARIZERS.require(name, f"{owner}.regularizers")
+    check_regularizers(regularizers, "model.regularizers", "shared")
+    for task in tasks:
+        check_regularizers(task.regularizers, f"tasks.{task.name}.regularizers", task.form)
     given = encoder is not None
     encoder = encoder or Encoder(backbone, pretrained, backbone_options, in_channels)
     settings = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
     shared = settings.pop("shared", True)
-    reads: dict[str, int | None] = {}
+    if not isinstance(shared, bool):
+        raise ConfigError(f"model.decoder.shared: found {shared!r}; expected true or false")
+    reads: dict[str, int | str] = {}
     own = {}
     for task in tasks:
         place = task.at or task.place
+        if place == "pyramid" != task.place:
+            raise ConfigError(f"tasks.{task.name}.at: {task.kind} reads a single map; expected decoder or a level")
         try:
-            reads[task.name] = None if place == "decoder" else encoder.level(place)
+            reads[task.name] = {"decoder": "map", "pyramid": "pyramid"}.get(place) or encoder.level(place)
         except ConfigError as error:
             raise ConfigError(f"tasks.{task.name}.{error}") from None
-        if place == "decoder" and (task.decoder is not None or not shared):
+        if isinstance(reads[task.name], str) and (task.decoder is not None or not shared):
             own[task.name] = _decoder(task.decoder or settings, encoder, f"tasks.{task.name}.decoder")
-    needs_shared = any(level is None and name not in own for name, level in reads.items())
+    needs_shared = any(isinstance(place, str) and name not in own for name, place in reads.items())
     common = _decoder(settings, encoder, "model.decoder") if needs_shared else None
-    weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels)
+    weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels, encoder.strides)
     spec = options | {"mean": list(mean or encoder.mean), "std": list(std or encoder.std)}
     spec |= {"backbone": None} if given else {}
     return MultiTaskModel(tasks, encoder, weave, spec["mean"], spec["std"], regularizers, spec)
 
 
-def _decoder(settings: str | Mapping[str, Any], encoder: Backbone, where: str) -> torch.nn.Module:
+def _decoder(settings: str | Mapping[str, Any], encoder: Backbone, where: str) -> Decoder:
     options = {"name": settings} if isinstance(settings, str) else dict(settings)
     name = options.pop("name", "fpn")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}.name: found {name!r}; expected one of {', '.join(DECODERS)}")
     DECODERS.require(name, where)
-    for key in options:
-        if key not in DECODERS.options(name):
-            raise ConfigError(f"{where}.{key}: unknown option; {name} has {', '.join(DECODERS.options(name))}")
-    return DECODERS.load(name)(encoder.channels, encoder.strides, **options)
+    options = check(options, DECODERS.options(name), where)
+    try:
+        return DECODERS.load(name)(encoder.channels, encoder.strides, **options)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from None

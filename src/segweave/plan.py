@@ -20,6 +20,7 @@ class Plan:
         backbone_lr_scale: factor on the encoder's rate.
         freeze: prefixes of parameter names that are not trained, such as `encoder`.
         schedule: `poly`, `cosine` or `constant`, after `warmup` steps.
+        warmup: steps over which the rate rises linearly to its peak.
         clip: largest gradient norm.
         ema: decay of an exponential average of the weights, which is then what is validated and kept.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
@@ -29,7 +30,7 @@ class Plan:
         validate_every: epochs between validations.
         workers: processes that read data; by default one where there is more than one core.
         seed: of everything.
-        report: kept for the report page.
+        report: write `report.html`, `results.png` and `results.csv` at the end.
 
     Raises:
         ConfigError: values that make no sense together.

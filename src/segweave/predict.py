@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional
 
 from segweave import rasters
 from segweave.build import choose_device, load_run
-from segweave.data.augment import Resize, to_float
-from segweave.data.layout import RASTERS, list_files, suffix_of, without_suffix
+from segweave.data.augment import Resize
+from segweave.data.layout import RASTERS, list_files, new_folder, suffix_of, without_suffix
+from segweave.drawing import shown, thinned
 from segweave.errors import ConfigError, DataError
 from segweave.model import MultiTaskModel
 from segweave.report.picture import Panel, compose
@@ -84,23 +84,6 @@ def _told_apart(id: str, files: dict[Path, Path]) -> dict[str, Path]:
 
 def _empty(folder: Path) -> str:
     return f"{folder}: no images here; expected files {_KINDS}"
-
-
-def new_folder(out: Path) -> Path:
-    """Makes `out`, or the first numbered folder beside it where that holds something already.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        for number in range(1, 10_000):
-            folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
-            folder.mkdir(parents=True, exist_ok=True)
-            if not any(folder.iterdir()):
-                return folder
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be made ({error.strerror}); choose another output folder") from None
-    raise ConfigError(f"{out}: 10000 folders of that name hold something; choose another output folder")
 
 
 def predict(
@@ -187,12 +170,13 @@ def predict_run(
 def _panels(model: MultiTaskModel, id: str, image: Tensor, resize: Resize, out: Path) -> list[Panel]:
     """Writes every task's prediction of an image, and returns the image and the predictions as panels."""
     height, width = image.shape[-2:]
-    outputs = model(resize(image)[None].to(model.mean.device))
+    resized = resize(image)[None].to(model.mean.device)
+    outputs = model(resized)
     small = _shown_size(height, width)
-    shown = _shown(image, small)
+    picture = shown(image, small)
     panels, texts = [], []
     for name, task in model.tasks.items():
-        prediction = _decode(task, outputs.pop(name), height, width)
+        prediction = _decode(task, outputs.pop(name), (resized.shape[-2], resized.shape[-1]), height, width)
         try:
             task.write(out / name, id, prediction)
         except OSError as error:
@@ -202,19 +186,20 @@ def _panels(model: MultiTaskModel, id: str, image: Tensor, resize: Resize, out: 
             texts.append(f"{name}: {legend.text}")
             continue
         if task.dense:
-            drawn = task.draw(shown, _thinned(prediction, height, width, small))
+            drawn = task.draw(picture, thinned(prediction, height, width, small))
         else:
-            drawn = task.draw(_shown(image, (height, width)), prediction)
+            drawn = task.draw(shown(image, (height, width)), prediction)
         panels.append(Panel(name, drawn, legend.entries, legend.bar, legend.ramp))
-    return [Panel(id, shown, text="\n".join(texts)), *panels]
+    return [Panel(id, picture, text="\n".join(texts)), *panels]
 
 
-def _decode(task: Task, output: Tensor, height: int, width: int) -> Prediction:
+def _decode(task: Task, output: Tensor, used: tuple[int, int], height: int, width: int) -> Prediction:
     """The prediction for one image at its own size; strip by strip where the enlarged output would be too large."""
     values = output.shape[1] * height * width
     same = output.shape[-2:] == (height, width)
     if values <= _VALUES or output.ndim != 4 or not task.dense or type(task).resize is not Task.resize:
-        return {key: value[0].cpu() for key, value in task.decode(task.resize(output, height, width)).items()}
+        resized = task.resize(output, used, (height, width))
+        return {key: value[0].cpu() for key, value in task.decode(resized).items()}
     rows = max(1, _VALUES // (output.shape[1] * width))
     parts: dict[str, list[Tensor]] = {}
     for top in range(0, height, rows):
@@ -242,21 +227,3 @@ def _enlarged(output: Tensor, top: int, bottom: int, height: int, width: int) ->
 def _shown_size(height: int, width: int) -> tuple[int, int]:
     factor = min(1.0, _SHOWN / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def _shown(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image as uint8 at a size that a composed picture needs."""
-    if image.shape[-2:] != size:
-        image = functional.resize(image if image.dtype == torch.uint8 else to_float(image), list(size), antialias=True)
-    return image if image.dtype == torch.uint8 else (to_float(image) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _thinned(prediction: Prediction, height: int, width: int, size: tuple[int, int]) -> Prediction:
-    """Maps of an image by the nearest of their pixels at a smaller size."""
-    if size == (height, width):
-        return prediction
-    down, across = (
-        ((torch.arange(n) + 0.5) * (full / n)).long() for n, full in zip(size, (height, width), strict=True)
-    )
-    maps = {key for key, value in prediction.items() if value.shape[-2:] == (height, width)}
-    return {k: v[..., down, :][..., across] if k in maps else v for k, v in prediction.items()}

@@ -4,8 +4,8 @@ Pillow decodes: it agrees bit for bit with `torchvision.io`, whose decoders are 
 it would change is mended here: 16-bit colour (cut to 8), 2- and 4-bit grey (stretched to 0..255), EXIF behind the
 pixels, and a size limit of its own. The content decides the format, never the suffix, except for `.npy`.
 
-Every reader raises `DataError` for a file that is missing, damaged, of no known format (PNG, JPEG, TIFF, BMP, GIF,
-WebP, `.npy`) or of more than `max_pixels` pixels, which the header tells before memory is allocated.
+Every reader raises `UnreadableError` for a file that is missing, damaged or of no known format (PNG, JPEG, TIFF, BMP,
+GIF, WebP, `.npy`), `DataError` for more than `max_pixels` pixels, which the header tells before memory is allocated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from segweave.errors import DataError
+from segweave.errors import DataError, UnreadableError
 
 MAX_PIXELS = 178_956_970
 
@@ -196,8 +196,8 @@ def default_palette(count: int) -> list[tuple[int, int, int]]:
     return [(int(r), int(g), int(b)) for r, g, b in (colours[order[index % 256]] for index in range(count))]
 
 
-def _bad(path: Path, found: str, expected: str, cure: str) -> DataError:
-    return DataError(f"{path}: found {found}; expected {expected}. {cure}")
+def _bad(path: Path, found: str, expected: str, cure: str, kind: type[DataError] = DataError) -> DataError:
+    return kind(f"{path}: found {found}; expected {expected}. {cure}")
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
         # Decoders fed hostile bytes raise nearly anything, so nothing narrower would hold.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         found, cure = f"an unreadable file ({reason})", "Check the path, export the file again, or leave it out."
-        raise _bad(path, found, "a whole image or .npy array", cure) from error
+        raise _bad(path, found, "a whole image or .npy array", cure, UnreadableError) from error
 
 
 def _refuse_size(path: Path, height: int, width: int, max_pixels: int) -> None:
@@ -227,7 +227,8 @@ def _open(file: IO[bytes], path: Path, max_pixels: int) -> tuple[ImageFile, tupl
     kind = next((kind for signature, kind in _FORMATS.items() if start.startswith(signature)), None)
     if kind is None or (start.startswith(b"RIFF") and start[8:] != b"WEBP"):
         found = f"a file that starts with {start!r}" if start else "an empty file"
-        raise _bad(path, found, "PNG, JPEG, TIFF, BMP, GIF, WebP or .npy", "Export it again, or leave it out.")
+        known, cure = "PNG, JPEG, TIFF, BMP, GIF, WebP or .npy", "Export it again, or leave it out."
+        raise _bad(path, found, known, cure, UnreadableError)
     image = kind(file)
     if isinstance(image, TiffImageFile):
         _mend(image)
@@ -353,8 +354,7 @@ def _set_rawmode(image: ImageFile, raw: str) -> None:
 
 def _open_npy(path: Path, max_pixels: int) -> np.ndarray:
     """A view of shape [H, W] or [H, W, 3 or 4] onto the file, which is not read before its values are used."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    shape = array.shape
+    shape = (array := np.load(path, mmap_mode="r", allow_pickle=False)).shape
     if len(shape) == 3 and (shape[0] == 1 or (shape[2] not in (1, 3, 4) and shape[0] in (3, 4))):
         array = np.moveaxis(array, 0, 2)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or (*array.shape, 1)[2] not in (1, 3, 4):

@@ -13,6 +13,8 @@ from segweave.catalogue import check, signature_options
 from segweave.config import Config
 from segweave.data import FORMATS
 from segweave.errors import ConfigError
+from segweave.losses import LOSSES
+from segweave.regularizers.betas import check_betas
 from segweave.tasks import TASKS
 
 _PATHS = ("root",)
@@ -47,9 +49,12 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
         if not isinstance(options, Mapping):
             raise ConfigError(f"tasks.{name}: expected a mapping with its kind; found {options!r}")
         tasks[str(name)] = _with_choice(options, "kind", TASKS, f"tasks.{name}")
+        _check_losses(options.get("loss"), f"tasks.{name}.loss")
+        check_betas(options.get("regularizers"), f"tasks.{name}.regularizers")
         if isinstance(options.get("classes"), str):
             tasks[str(name)]["classes"] = _locate(options["classes"], base)
     model = check(raw.model, signature_options("segweave.model:create_model")[0], "model")
+    check_betas(model.get("regularizers"), "model.regularizers")
     if isinstance(model.get("pretrained"), str):
         model["pretrained"] = _locate(model["pretrained"], base)
     balancing = _with_choice({"method": "equal", **raw.balancing}, "method", METHODS, "balancing")
@@ -72,6 +77,14 @@ def _with_choice(
         options.setdefault("size", (list[int] | None, None))
     values = {name: value for name, value in section.items() if name != key}
     return {key: section[key], **check(values, options, where)}
+
+
+def _check_losses(loss: Any, where: str) -> None:
+    """A name, several names, or `{name: weight}` / `{name: {weight: w, option: value}}`; which fit, the task knows."""
+    for name in [loss] if isinstance(loss, str) else loss or ():
+        LOSSES.require(name, where)
+        if isinstance(loss, Mapping) and isinstance(loss[name], Mapping):
+            check(loss[name], {"weight": (float, 1.0)} | LOSSES.options(name), f"{where}.{name}")
 
 
 def _locate(path: str, base: Path) -> str:

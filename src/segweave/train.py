@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from segweave.data.loader import Effective, seed_for
 from segweave.errors import ConfigError, SegweaveError
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
-from segweave.regularizers import REGULARIZERS
+from segweave.penalties import Penalties
 
 _MAX_SKIPPED = 10
 
@@ -100,7 +102,7 @@ def fit(
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     scaler.scale(torch.zeros((), device=device))  # makes its state, which `unscale_` expects
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    regularizers = _Regularizers(model)
+    penalties = Penalties(model)
     private, shared = model.private(), model.shared()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     missing = {id(p) for p in balancer.parameters() if p.requires_grad} - {id(p) for p in parameters}
@@ -130,12 +132,15 @@ def fit(
         weights: Mapping[str, Tensor] = {}
         statistics = [buffer.clone() for buffer in buffers]
         for position, batch in enumerate(micro):
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            lone = _lone_image(model) if len(batch) == 1 else nullcontext()
+            with torch.autocast(device.type, dtype, enabled=dtype is not None), lone:
                 features, levels = model.features(batch.images)
-                rows = {name: labelled.rows for name, labelled in batch.targets.items()}
-                outputs = model.outputs(features, batch.images.shape[-2], batch.images.shape[-1], rows)
-                losses = _losses(model, batch, outputs, counts, totals)
-                regulariser = regularizers(features.per_task, levels, len(batch) / images, totals)
+                height, width = batch.images.shape[-2:]
+                outputs = model.outputs(features, height, width, penalties.rows(batch))
+                losses = _losses(model, batch, penalties.labelled(batch, outputs), counts, totals)
+                regulariser, parts = penalties(batch, features, levels, outputs, len(batch) / images)
+            for name, value in parts.items():
+                totals[f"regularizer:{name}"] = totals.get(f"regularizer:{name}", 0.0) + value
             objective = Objective(
                 tuple(counts),
                 torch.stack([losses[name] for name in counts]) if counts else torch.zeros(0, device=device),
@@ -145,6 +150,7 @@ def fit(
                 private,
                 scaler.get_scale(),
                 last=position == len(micro) - 1,
+                between=model.interaction.between(),
             )
             weights = balancer.backward(objective).weights
         present = [p for p in parameters if p.grad is not None]
@@ -156,7 +162,7 @@ def fit(
         if not bad:
             if present:
                 scaler.step(optimizer)
-            if ema is not None:
+            if ema is not None and micro:
                 ema.update_parameters(model)
         else:
             balancer.rollback()
@@ -181,6 +187,42 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     """Whether it is a batch normalisation none of whose parameters is trained; its statistics are to stay as well."""
     own = list(module.parameters(recurse=False))
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
+
+
+@contextmanager
+def _lone_image(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation that would see one value per channel uses its running statistics, as in evaluation.
+
+    torch refuses to train it: squeeze-and-excitation parts normalise maps of 1 x 1, of a single image in a batch of one
+    and at the end of an epoch.
+
+    Raises:
+        ConfigError: a normalisation without running statistics.
+    """
+    lone: set[nn.Module] = set()
+
+    def before(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training and inputs[0].numel() == inputs[0].shape[1]:
+            if module.running_mean is None:
+                raise ConfigError(
+                    f"train.batch_size: {name} normalises over the batch, and a batch of one image leaves it one value "
+                    f"per channel; expected at least 2, and a number of images that leaves no single one over"
+                )
+            lone.add(module.eval())
+
+    def after(module: nn.Module, *_: Any) -> None:
+        if module in lone:
+            lone.remove(module.train())
+
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            hooks += [module.register_forward_pre_hook(partial(before, name)), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str, float]]:
@@ -219,33 +261,6 @@ def _losses(
         losses[name] = loss
         totals[f"loss:{name}"] = totals.get(f"loss:{name}", 0.0) + loss.detach()
     return losses
-
-
-class _Regularizers:
-    """Sum of beta R over the tasks and the shared part."""
-
-    def __init__(self, model: MultiTaskModel) -> None:
-        private = model.private()
-        self.owners = [(name, task.regularizers, private[name]) for name, task in model.tasks.items()]
-        self.owners.append(("shared", model.regularizers, model.shared()))
-        self.built = {name: REGULARIZERS.load(name)() for _, betas, _ in self.owners for name in betas}
-
-    def __call__(
-        self,
-        features: Mapping[str, list[Tensor]],
-        levels: list[Tensor],
-        share: float,
-        totals: dict[str, Tensor],
-    ) -> Tensor:
-        """A micro-batch enters with its share of the images, so that accumulation changes nothing."""
-        result = levels[0].new_zeros((), dtype=torch.float32)
-        for owner, betas, parameters in self.owners:
-            for name, beta in betas.items():
-                value = share * beta * self.built[name](parameters, features.get(owner, levels)).to(result)
-                result = result + value
-                key = f"regularizer:{owner}/{name}"
-                totals[key] = totals.get(key, 0.0) + value.detach()
-        return result
 
 
 def _read(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -38,9 +38,9 @@ def coordinates() -> tuple[Sample, dict[str, Task]]:
         "ids": Semantic("ids", classes=WIDTH),
     }
     annotations = {
-        "rows": tasks["rows"].wrap(rows.contiguous()),
-        "columns": tasks["columns"].wrap(columns.contiguous()),
-        "ids": tasks["ids"].wrap(columns.floor().to(torch.uint8).contiguous()),
+        "rows": tasks["rows"].wrap(rows.contiguous(), (HEIGHT, WIDTH)),
+        "columns": tasks["columns"].wrap(columns.contiguous(), (HEIGHT, WIDTH)),
+        "ids": tasks["ids"].wrap(columns.floor().to(torch.uint8).contiguous(), (HEIGHT, WIDTH)),
     }
     return Sample("a", image, annotations), tasks
 
@@ -87,7 +87,7 @@ def test_depth_follows_the_zoom_as_a_camera_would() -> None:
     image = torch.zeros(3, HEIGHT, WIDTH)
     image[:, 24:36, 30:54] = 1.0
     task = Depth("depth")
-    sample = Sample("a", image, {"depth": task.wrap(depth)})
+    sample = Sample("a", image, {"depth": task.wrap(depth, (depth.shape[0], depth.shape[1]))})
     width = 24 / focal * metres
     seen = set()
     for seed in range(30):
@@ -109,7 +109,7 @@ def test_depth_follows_the_zoom_as_a_camera_would() -> None:
 
 def test_depth_uses_the_zoom_that_whole_pixels_leave() -> None:
     task = Depth("depth")
-    sample = Sample("a", torch.zeros(3, 10, 10), {"depth": task.wrap(torch.full((10, 10), 8.0))})
+    sample = Sample("a", torch.zeros(3, 10, 10), {"depth": task.wrap(torch.full((10, 10), 8.0), (10, 10))})
     moved = Augment(None, scale=(1.3, 1.3), colour=0, flip=0)(sample, {"depth": task}, generator(0))
     # round(10 / 1.3) = 8 source pixels fill round(8 * 1.3) = 10: a zoom of 1.25, not 1.3
     assert task.encode(moved.annotations["depth"]).unique().tolist() == pytest.approx([8.0 / 1.25])
@@ -119,7 +119,7 @@ def test_presence_is_what_the_crop_shows() -> None:
     task = Classification("presence", classes=3, derive="presence")
     labels = torch.zeros(40, 40, dtype=torch.uint8)
     labels[:16, :16] = 2
-    sample = Sample("a", torch.zeros(3, 40, 40), {"presence": task.wrap(labels)})
+    sample = Sample("a", torch.zeros(3, 40, 40), {"presence": task.wrap(labels, (labels.shape[0], labels.shape[1]))})
     augment = Augment(None, scale=(2.0, 2.0), flip=0, colour=0)
     found = {
         tuple(task.encode(augment(sample, {"presence": task}, generator(s)).annotations["presence"]).tolist())
@@ -135,7 +135,11 @@ def test_colour_stays_in_range_and_touches_no_annotation() -> None:
     augment = Augment(None, scale=None, flip=0, colour=0.9)
     means = []
     for seed in range(10):
-        moved = augment(Sample("a", image, {"semantic": task.wrap(labels)}), {"semantic": task}, generator(seed))
+        moved = augment(
+            Sample("a", image, {"semantic": task.wrap(labels, (labels.shape[0], labels.shape[1]))}),
+            {"semantic": task},
+            generator(seed),
+        )
         assert moved.image.dtype == torch.uint8
         assert torch.equal(torch.as_tensor(moved.annotations["semantic"]), labels)
         means.append(float(moved.image.float().mean()))
@@ -170,7 +174,7 @@ def test_values_out_of_range_are_refused(options: dict) -> None:
 
 def test_scale_is_drawn_log_uniformly() -> None:
     task = Depth("depth")
-    sample = Sample("a", torch.zeros(3, 400, 400), {"depth": task.wrap(torch.full((400, 400), 10.0))})
+    sample = Sample("a", torch.zeros(3, 400, 400), {"depth": task.wrap(torch.full((400, 400), 10.0), (400, 400))})
     augment = Augment(None, scale=(0.5, 2.0), colour=0)
     zooms = []
     for seed in range(120):

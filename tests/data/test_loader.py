@@ -13,7 +13,7 @@ from segweave.batch import Batch, Sample
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
 from segweave.data.loader import Effective, Loader, collate, evaluation_batches, seed_for
-from segweave.errors import DataError
+from segweave.errors import DataError, UnreadableError
 from segweave.tasks import Classification, Semantic
 from segweave.tasks.task import Task
 
@@ -46,7 +46,7 @@ class Memory(Dataset):
             return None if index % 4 == 0 else torch.tensor(index % 3)
         height, width = self.sizes[index % len(self.sizes)]
         labels = torch.full((height, width), index % 5, dtype=torch.uint8)
-        return None if index % 3 == 0 else TASKS["semantic"].wrap(labels)
+        return None if index % 3 == 0 else TASKS["semantic"].wrap(labels, (labels.shape[0], labels.shape[1]))
 
     def labelled(self, task: str) -> int:
         return sum(self.annotation(i, task) is not None for i in range(len(self)))
@@ -168,3 +168,60 @@ def test_images_of_several_sizes_in_a_batch_are_named() -> None:
         DataError, match=r"'image-0' \[3, 12, 16\] and 'image-1' \[3, 9, 7\] differ in size .*data\.size"
     ):
         collate([data[0], data[1]], TASKS)
+
+
+class Damaged(Memory):
+    """Many images, of which some cannot be read."""
+
+    def __init__(self, *damaged: int, count: int = 110) -> None:
+        super().__init__()
+        self.ids = [f"image-{i}" for i in range(count)]
+        self.damaged = damaged
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.damaged:
+            raise UnreadableError(f"{self.ids[index]}: found an empty file")
+        return super().__getitem__(index)
+
+
+def damaged_steps(count: int, *damaged: int, **options: int) -> tuple[list[Effective], Loader]:
+    loader = Loader(
+        Damaged(*damaged, count=options.pop("images", 110)),
+        TASKS,
+        Augment([10, 14], crop=[8, 8]),
+        **{"batch_size": 4, "seed": 3, **options},
+    )
+    return list(islice(iter(loader), count)), loader
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_goes_on_without_an_image_that_cannot_be_read(workers: int) -> None:
+    whole, _ = damaged_steps(56)
+    found, loader = damaged_steps(56, 7, workers=workers)
+    assert loader.unreadable == {f"image-{i}": f"image-{i}: found an empty file" for i in (7,)}
+    assert sum(len(ids(step)) for step in found) == 2 * 109
+    for one, two in zip(whole, found, strict=True):
+        kept = [row for row, id in enumerate(ids(one)) if id not in loader.unreadable]
+        assert ids(two) == [ids(one)[row] for row in kept]
+        assert torch.equal(images(two), images(one)[kept])
+
+
+def test_a_batch_of_which_nothing_is_left_is_left_out() -> None:
+    order = ids(damaged_steps(1, batch_size=2, accumulate=2, images=300)[0][0])
+    first = [int(id.removeprefix("image-")) for id in order]
+    (step,), _ = damaged_steps(1, *first[:2], batch_size=2, accumulate=2, images=300)
+    assert [list(batch.ids) for batch in step.micro] == [order[2:]]
+    (step,), _ = damaged_steps(1, *first[:2], batch_size=2, images=300)
+    assert step.micro == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_unreadable_image_in_a_hundred_ends_training(workers: int) -> None:
+    damaged_steps(28, 1, workers=workers)
+    with pytest.raises(DataError, match=r"^2 of 110 .*over 1 %.*'image-\d'.*segweave check.*found an empty file$"):
+        damaged_steps(28, 1, 2, workers=workers)
+
+
+def test_an_unreadable_image_is_counted_once_in_all_epochs() -> None:
+    _, loader = damaged_steps(28 * 2, 1)
+    assert list(loader.unreadable) == ["image-1"]

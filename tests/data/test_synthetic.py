@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from segweave.data import streets
 from segweave.data.synthetic import Synthetic
 from segweave.errors import ConfigError
+from segweave.tasks.boxes import Boxes
 from segweave.tasks.classification import Classification
 from segweave.tasks.depth import Depth
+from segweave.tasks.detection import Detection
 from segweave.tasks.semantic import Semantic
-
-
-class Boxes(Depth):
-    """The least that a detection task is to a data set: its kind, and boxes with their labels as one [N, 5]."""
-
-    kind = "detection"
-
-    def wrap(self, values: Mapping[str, Tensor]) -> Tensor:  # pyright: ignore
-        self.seen = values
-        return torch.cat([values["boxes"].as_subclass(Tensor), values["labels"][:, None]], 1)
 
 
 def tasks() -> list[Any]:
@@ -34,7 +25,7 @@ def tasks() -> list[Any]:
         Semantic("semantic", classes=list(streets.CLASSES)),
         Depth("depth"),
         Classification("scene", classes=list(streets.SCENES)),
-        Boxes("objects"),
+        Detection("objects", classes=list(streets.OBJECTS)),
     ]
 
 
@@ -82,27 +73,22 @@ def test_a_sample_is_the_rendered_street() -> None:
 
 
 def test_the_layer_objects_hands_boxes_and_labels_to_a_detection_task() -> None:
-    task = Boxes("anything")  # found by its kind, not by its name
+    task = Detection("anything", classes=list(streets.OBJECTS))  # found by its kind, not by its name
     dataset = Synthetic("train", [task], size=(48, 96), count=6)
     for index in range(6):
         street = streets.render(0, index, 48, 96)
         annotation = dataset[index].annotations["anything"]
-        boxes, labels = task.seen["boxes"], task.seen["labels"]
-        assert isinstance(boxes, BoundingBoxes)
-        assert boxes.format == BoundingBoxFormat.XYXY
-        assert tuple(boxes.canvas_size) == (48, 96)
-        assert (boxes.dtype, labels.dtype) == (torch.float32, torch.int64)
-        assert (boxes.numpy() == street.boxes).all()
-        assert (labels.numpy() == street.labels).all()
-        assert annotation.shape == (len(street.boxes), 5)
+        assert isinstance(annotation, Boxes)
+        assert annotation.canvas_size == (48, 96)
+        assert (annotation[:, :4].numpy() == street.boxes).all()
+        assert (annotation[:, 4].numpy() == street.labels).all()
 
 
 def test_an_image_without_objects_has_no_boxes() -> None:
-    task = Boxes("objects")
+    task = Detection("objects", classes=list(streets.OBJECTS))
     annotation = Synthetic("train", [task], size=(1, 1), count=1)[0].annotations["objects"]
-    assert annotation.shape == (0, 5)
-    assert task.seen["boxes"].shape == (0, 4)
-    assert task.seen["labels"].dtype == torch.int64
+    assert annotation.shape == (0, 8)
+    assert task.encode(annotation).shape == (0, 7)
 
 
 def test_default_classes_by_layer_and_by_kind() -> None:

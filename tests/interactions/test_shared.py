@@ -15,17 +15,22 @@ from segweave.interactions.interaction import Interaction
 
 CHANNELS, STRIDES = [6, 8, 12, 16], [2, 4, 8, 16]
 
-# by case: where each task reads (None: a decoder), which tasks have a decoder of their own, what all heads read
-CASES: dict[str, tuple[dict[str, int | None], set[str], Any]] = {
-    "one decoder": ({"a": None, "b": None, "c": None}, set(), "decoded"),
-    "a decoder each": ({"a": None, "b": None}, {"a", "b"}, [1, 2, 3]),
-    "one beside the shared decoder": ({"a": None, "b": None, "c": None}, {"c"}, []),
-    "one at the encoder": ({"a": None, "b": None, "c": 3}, set(), []),
-    "one at the encoder, one at the decoder": ({"a": None, "c": 3}, set(), []),
-    "two decoders of one task each": ({"a": None, "b": None}, {"b"}, [1, 2, 3]),
+# by case: where each task reads, which tasks have a decoder of their own, what all heads read
+CASES: dict[str, tuple[dict[str, int | str], set[str], Any]] = {
+    "one decoder": ({"a": "map", "b": "map", "c": "map"}, set(), "decoded"),
+    "a decoder each": ({"a": "map", "b": "map"}, {"a", "b"}, [1, 2, 3]),
+    "one beside the shared decoder": ({"a": "map", "b": "map", "c": "map"}, {"c"}, []),
+    "one at the encoder": ({"a": "map", "b": "map", "c": 3}, set(), []),
+    "one at the encoder, one at the decoder": ({"a": "map", "c": 3}, set(), []),
+    "two decoders of one task each": ({"a": "map", "b": "map"}, {"b"}, [1, 2, 3]),
     "all at one level": ({"a": 3, "b": 3}, set(), [3]),
     "at different levels": ({"a": 2, "b": 3}, set(), []),
-    "one task": ({"a": None}, set(), [1, 2, 3]),
+    "boxes beside one map": ({"a": "map", "b": "pyramid"}, set(), "pyramid"),
+    "boxes beside two maps": ({"a": "map", "b": "pyramid", "c": "map"}, set(), "pyramid"),
+    "boxes alone": ({"a": "pyramid"}, set(), [1, 2, 3]),
+    "two of boxes": ({"a": "pyramid", "b": "pyramid"}, set(), "pyramid"),
+    "boxes with a decoder of their own": ({"a": "map", "b": "map", "c": "pyramid"}, {"c"}, []),
+    "one task": ({"a": "map"}, set(), [1, 2, 3]),
     "one task at the encoder": ({"a": 3}, set(), [3]),
 }
 
@@ -37,9 +42,9 @@ def fpn() -> FPN:
 def built(name: str, case: str) -> Interaction:
     torch.manual_seed(0)
     reads, own, _ = CASES[case]
-    needed = any(level is None and task not in own for task, level in reads.items())
+    needed = any(isinstance(place, str) and task not in own for task, place in reads.items())
     own_decoders = {task: fpn() for task in reads if task in own}
-    return INTERACTIONS.load(name)(reads, fpn() if needed else None, own_decoders, CHANNELS)
+    return INTERACTIONS.load(name)(reads, fpn() if needed else None, own_decoders, CHANNELS, STRIDES)
 
 
 def levels() -> list[Tensor]:
@@ -61,8 +66,8 @@ class TestEveryInteraction:
         assert list(features.per_task) == list(CASES[case][0]) == list(interaction.channels)
         for task, maps in features.per_task.items():
             assert maps
-            assert maps[0].ndim == 4
-            assert maps[0].shape[1] == interaction.channels[task]
+            assert [m.shape[1] for m in maps] == interaction.channels[task]
+            assert [(64 // m.shape[2], 96 // m.shape[3]) for m in maps] == [(s, s) for s in interaction.strides[task]]
 
     def test_common_is_read_by_all_heads_or_empty(self, name: str, case: str) -> None:
         features = built(name, case)(levels())
@@ -77,8 +82,10 @@ class TestEveryInteraction:
         features = interaction(pyramid)
         if not features.common:
             return
-        private = {id(p) for task in features.per_task for p in interaction.private(task)}
-        shared: list[Tensor] = [*pyramid, *(p for p in interaction.parameters() if id(p) not in private)]
+        behind = {id(p) for task in features.per_task for p in interaction.private(task)}
+        behind |= {id(p) for p in interaction.between()}
+        left = [p for p in interaction.parameters() if id(p) not in behind and p.requires_grad]
+        shared: list[Tensor] = [*pyramid, *left]
         for task in features.per_task:
             loss = read(features.per_task, task)
             whole = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
@@ -92,7 +99,7 @@ class TestEveryInteraction:
     def test_a_private_parameter_is_reached_by_its_task_alone(self, name: str, case: str) -> None:
         interaction = built(name, case)
         features = interaction(levels())
-        parameters = dict(interaction.named_parameters())
+        parameters = {name: p for name, p in interaction.named_parameters() if p.requires_grad}
         owners: dict[str, set[str]] = {key: set() for key in parameters}
         for task in features.per_task if parameters else ():
             loss = read(features.per_task, task)
@@ -103,11 +110,17 @@ class TestEveryInteraction:
         ids = {id(p): key for key, p in parameters.items()}
         claimed: dict[str, str] = {}
         for task in features.per_task:
-            for p in interaction.private(task):
+            for p in (p for p in interaction.private(task) if p.requires_grad):
                 assert ids[id(p)] not in claimed
                 claimed[ids[id(p)]] = task
         assert all(owners.values())
         assert claimed == {key: next(iter(tasks)) for key, tasks in owners.items() if len(tasks) == 1}
+        behind: set[str] = set()
+        if features.common and parameters:
+            seeds = [m.sum() for m in features.common]
+            through = torch.autograd.grad(seeds, list(parameters.values()), allow_unused=True)
+            behind = {key for key, gradient in zip(parameters, through, strict=True) if gradient is None}
+        assert {ids[id(p)] for p in interaction.between()} == {key for key in behind if len(owners[key]) > 1}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -115,7 +128,10 @@ def test_shared_common(case: str) -> None:
     pyramid = levels()
     features = built("shared", case)(pyramid)
     expected = CASES[case][2]
-    wanted = [features.per_task["a"][0]] if expected == "decoded" else [pyramid[i] for i in expected]
+    boxes = [task for task, place in CASES[case][0].items() if place == "pyramid"]
+    known = {"decoded": features.per_task["a"], "pyramid": features.per_task[(boxes or ["a"])[0]]}
+    wanted = known.get(expected) if isinstance(expected, str) else [pyramid[i] for i in expected]
+    assert wanted is not None
     assert [id(t) for t in features.common] == [id(t) for t in wanted]
 
 

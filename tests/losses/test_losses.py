@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from segweave.errors import ConfigError
-from segweave.losses.binary_cross_entropy import BinaryCrossEntropy
-from segweave.losses.cross_entropy import CrossEntropy
 from segweave.losses.dice import Dice
 from segweave.losses.iou import SoftIoU
 from segweave.losses.l1 import L1
@@ -40,46 +38,6 @@ def measured(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def logits_of(probability: float) -> Tensor:
     """Two-class logits whose second class has this probability."""
     return torch.tensor([0.0, math.log(probability / (1 - probability))])
-
-
-class TestCrossEntropy:
-    @pytest.mark.parametrize("shape", [(), (7,), (5, 6), (3, 4, 5)])
-    @pytest.mark.parametrize("weighted", [False, True])
-    @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
-    def test_is_torchs_mean_over_the_batch(self, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype) -> None:
-        output = torch.randn(6, 4, *shape, requires_grad=True)
-        target = labels(4, 6, *shape)
-        weight = torch.tensor([0.5, 2.0, 1.0, 3.0]) if weighted else None
-        loss = CrossEntropy(IGNORE, weight)
-        mean = loss(output, target.to(dtype)).sum() / loss.count(target.to(dtype)).sum()
-        expected = functional.cross_entropy(output, target, weight, ignore_index=IGNORE)
-        torch.testing.assert_close(mean, expected)
-        torch.testing.assert_close(torch.autograd.grad(mean, output), torch.autograd.grad(expected, output))
-
-    def test_hand_value_per_image(self) -> None:
-        output = torch.stack([logits_of(0.25), logits_of(0.5)]).T[None].repeat(2, 1, 1)
-        loss = CrossEntropy(IGNORE)
-        target = torch.tensor([[1, 0], [IGNORE, 1]])
-        torch.testing.assert_close(loss(output, target), torch.tensor([math.log(8), math.log(2)]))
-        assert loss.count(target).tolist() == [2, 1]
-
-    def test_ignore_of_minus_one_does_not_swallow_255_of_a_uint8_target(self) -> None:
-        assert CrossEntropy(-1).count(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [2]
-
-    def test_weight_is_a_buffer(self) -> None:
-        assert "weight" in dict(CrossEntropy(IGNORE, torch.ones(3)).named_buffers())
-
-    def test_half_precision_is_raised_and_double_kept(self) -> None:
-        target = labels(3, 2, 4, 4)
-        output = torch.randn(2, 3, 4, 4)
-        assert CrossEntropy(IGNORE)(output.bfloat16(), target).dtype == torch.float32
-        assert CrossEntropy(IGNORE)(output.double(), target).dtype == torch.float64
-        half = CrossEntropy(IGNORE)(output.half(), target)
-        torch.testing.assert_close(half, CrossEntropy(IGNORE)(output.half().float(), target))
-
-    def test_shapes_are_checked(self) -> None:
-        with pytest.raises(Exception, match=r"[Tt]ype"):
-            CrossEntropy(IGNORE)(torch.randn(2, 3, 4, 4), torch.zeros(2, 5, 4, dtype=torch.int64))
 
 
 OVERLAPS = pytest.mark.parametrize(
@@ -143,22 +101,6 @@ def test_overlap_hand_values() -> None:
     torch.testing.assert_close(Dice(IGNORE, 1)(output, target), torch.tensor([1 - 2.5 / 4]))
     # by symmetry the background scores the same
     torch.testing.assert_close(SoftIoU(IGNORE)(output, target), torch.tensor([1 - 1.25 / 2.75]))
-
-
-class TestBinaryCrossEntropy:
-    def test_is_torchs_mean_over_known_entries(self) -> None:
-        output = torch.randn(6, 5)
-        target = torch.randint(-1, 2, (6, 5)).float()
-        known = target != -1
-        loss = BinaryCrossEntropy()
-        expected = functional.binary_cross_entropy_with_logits(output[known], target[known])
-        torch.testing.assert_close(loss(output, target).sum() / loss.count(target).sum(), expected)
-        assert loss.count(target).tolist() == known.sum(1).tolist()
-
-    def test_hand_value(self) -> None:
-        output = torch.tensor([[0.0, math.log(3), 5.0]])
-        value = BinaryCrossEntropy()(output, torch.tensor([[1.0, 0.0, -1.0]]))
-        torch.testing.assert_close(value, torch.tensor([math.log(2) + math.log(4)]))
 
 
 class TestDepth:

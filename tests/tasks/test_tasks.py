@@ -54,6 +54,13 @@ def metres(seed: int) -> Tensor:
     return drawn
 
 
+def rectangles(seed: int) -> Tensor:
+    """One to three boxes with their classes."""
+    corners = torch.rand(1 + seed % 3, 2, generator=generator(seed)) * 10
+    classes = torch.arange(len(corners))[:, None] % 2
+    return torch.cat([corners, corners + torch.tensor([12.0, 9.0]), classes], 1)
+
+
 def nothing() -> Tensor:
     return torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)
 
@@ -99,6 +106,14 @@ CASES = {
         lambda target: {"scores": target},
         1.0,
     ),
+    "detection": Case(
+        "detection",
+        {"classes": ["car", "sign"], "finest": 4, "extra": 0, "width": 8, "draw_above": 0.0},
+        rectangles,
+        None,
+        lambda target: {"boxes": target[..., :4], "scores": torch.ones(target.shape[:2]), "labels": target[..., 4]},
+        1.0,
+    ),
     "depth": Case(
         "depth",
         {"loss": {"l1": 0.1, "silog": {"weight": 1, "variance_focus": 0.85}}, "max_depth": 40},
@@ -115,12 +130,12 @@ def build(case: Case, **more: Any) -> Task:
 
 
 def targets(task: Task, case: Case, count: int = 3) -> Tensor:
-    return torch.stack([task.encode(task.wrap(case.label(seed))) for seed in range(count)])
+    return task.stack([task.encode(task.wrap(case.label(seed), (HEIGHT, WIDTH))) for seed in range(count)])
 
 
 def raw(task: Task, count: int = 3) -> Tensor:
     torch.manual_seed(0)
-    return task.head(8)(torch.randn(count, 8, 6, 7), HEIGHT, WIDTH)
+    return task.head([8], [4])([torch.randn(count, 8, 6, 7)], HEIGHT, WIDTH)
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -148,8 +163,8 @@ def test_spec_builds_the_same_task(case: Case) -> None:
 def test_every_named_loss_is_per_image_and_trains_the_head(case: Case) -> None:
     task = build(case)
     torch.manual_seed(0)
-    head = task.head(8)
-    output, target = head(torch.randn(3, 8, 6, 7), HEIGHT, WIDTH), targets(task, case)
+    head = task.head([8], [4])
+    output, target = head([torch.randn(3, 8, 6, 7)], HEIGHT, WIDTH), targets(task, case)
     terms = task.loss(output, target)
     assert list(terms) == list(task.loss_options)
     for name, term in terms.items():
@@ -189,7 +204,7 @@ def test_an_image_with_nothing_labelled_adds_exactly_nothing(case: Case) -> None
     for average in ("pixel", "image"):
         task = build(case, average=average)
         output = raw(task).detach().requires_grad_()
-        target = torch.stack([task.encode(task.wrap(case.unknown()))] * 3)
+        target = torch.stack([task.encode(task.wrap(case.unknown(), (HEIGHT, WIDTH)))] * 3)
         total = sum(term.sum.sum() for term in task.loss(output, target).values())
         assert total == 0
         assert all((count == 0).all() for count in task.counts(target).values())
@@ -238,7 +253,11 @@ def test_what_is_written_is_read_back(case: Case, tmp_path: Path) -> None:
     for row, id in enumerate(("street/a.b", "ü 2")):
         for key, value in found[id]().items():
             assert value.shape[0] == 1
-            torch.testing.assert_close(value[0].float(), predictions[key][row].float(), atol=5e-4, rtol=0)
+            written = predictions[key][row].float()
+            if case.kind == "detection":
+                written = written[predictions["labels"][row] >= 0]
+                assert len(written) > 3
+            torch.testing.assert_close(value[0].float(), written, atol=5e-4, rtol=0)
 
 
 def test_pictures(case: Case) -> None:
@@ -256,8 +275,12 @@ def test_pictures(case: Case) -> None:
 def test_the_raw_output_of_another_size(case: Case) -> None:
     task = build(case)
     output = raw(task)
-    other = task.resize(output, 31, 17)
-    assert other.shape[-2:] == (31, 17) if output.ndim == 4 else other is output
+    other = task.resize(output, (HEIGHT, WIDTH), (31, 17))
+    if case.kind == "detection":
+        inside = output[..., :4].clamp(min=0).minimum(torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
+        torch.testing.assert_close(other[..., :4], inside * torch.tensor([17 / WIDTH, 31 / HEIGHT] * 2))
+    else:
+        assert other.shape[-2:] == (31, 17) if output.ndim == 4 else other is output
 
 
 @pytest.mark.parametrize(
@@ -266,7 +289,7 @@ def test_the_raw_output_of_another_size(case: Case) -> None:
         ({"weight": 0}, r"tasks\.task\.weight: found 0"),
         ({"weight": -1.0}, "expected a number above 0"),
         ({"loss": "nonsense"}, r"tasks\.task\.loss\.nonsense: unknown loss"),
-        ({"loss": {"cross_entropy": 0, "l1": 0, "binary_cross_entropy": 0}}, r"tasks\.task\.loss\."),
+        ({"loss": {"cross_entropy": 0, "l1": 0, "bce": 0}}, r"tasks\.task\.loss\."),
     ],
 )
 def test_mistakes_name_the_key(case: Case, options: dict, message: str) -> None:
@@ -288,6 +311,10 @@ def test_no_other_file_knows_a_kind() -> None:
 
 def test_reading_needs_a_file_of_the_kind(case: Case, tmp_path: Path) -> None:
     task = build(case)
+    if case.kind == "detection":
+        with pytest.raises(DataError, match=r"a\.txt: .*COCO JSON"):
+            task.read(tmp_path / "a.txt")
+        return
     if not task.dense:
         (tmp_path / "a.txt").write_text("1\n")
         assert task.encode(task.read(tmp_path / "a.txt")).shape == task.encode(case.label(0)).shape

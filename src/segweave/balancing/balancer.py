@@ -35,6 +35,7 @@ class Objective:
         scale: of a gradient scaler; what reaches `.grad` is multiplied by it.
         reduce: sums a tensor over processes.
         last: the last micro-batch; state advances only here.
+        between: those of `shared` that lie behind the common tensors, where the tasks have gone apart already.
     """
 
     tasks: tuple[str, ...]
@@ -46,6 +47,7 @@ class Objective:
     scale: float = 1.0
     reduce: Callable[[Tensor], Tensor] = identity
     last: bool = True
+    between: list[nn.Parameter] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -149,18 +151,24 @@ class GramianBalancer(Balancer):
             return Balance({})
         at_features = bool(objective.common) and self.space != "parameters"
         targets = [t for t in (objective.common if at_features else objective.shared) if t.requires_grad]
+        between = [p for p in objective.between if at_features and p.requires_grad]
         rows: list[list[Tensor | None]] = []
+        behind: list[list[Tensor | None]] = []
         for task, loss in zip(objective.tasks, objective.losses, strict=True):
             private = [p for p in objective.private.get(task, []) if p.requires_grad]
-            at_targets, at_private = _differentiate(loss * objective.scale, targets, private, cut=at_features)
-            _accumulate(private, at_private)
+            scaled = loss * objective.scale
+            at_targets, at_own = _differentiate(scaled, targets, [*private, *between], cut=at_features)
+            _accumulate(private, at_own[: len(private)])
             rows.append(at_targets)
+            behind.append(at_own[len(private) :])
         jacobian = [
             torch.stack([torch.zeros_like(target) if g is None else g for g in column])
             for target, column in zip(targets, zip(*rows, strict=True), strict=True)
         ]
         gramian = _gramian(jacobian, objective, sum_rows=not at_features)
         weights = self.weigh(gramian).detach()
+        for weight, gradients in zip(weights, behind, strict=True):
+            _accumulate(between, [None if g is None else weight.to(g.dtype) * g for g in gradients])
         mixed = [torch.tensordot(weights.to(j.dtype), j, dims=1) for j in jacobian]
         if at_features:
             _backward(targets, mixed, objective)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import TVTensor
 
 from segweave.batch import Sample
 from segweave.errors import ConfigError
@@ -16,7 +17,7 @@ from segweave.tasks.task import Task
 
 
 class Augment:
-    """Random scale and crop, flip and colour, the same for the image and every dense annotation.
+    """Random scale and crop, flip and colour, the same for the image and every annotation that has a place in it.
 
     Args:
         size: height and width that images are brought to before the random scale; None keeps their own.
@@ -82,7 +83,7 @@ class Augment:
             image = self._recolour(image, chance[4:])
         annotations = {}
         for name, annotation in sample.annotations.items():
-            if tasks[name].dense:
+            if tasks[name].dense or isinstance(annotation, TVTensor):
                 annotation = move(annotation, tasks[name].fill, InterpolationMode.NEAREST)
                 if zoom != 1:
                     annotation = tasks[name].zoom(annotation, zoom)

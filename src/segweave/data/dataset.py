@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
@@ -42,6 +43,15 @@ class Dataset(ABC):
     @abstractmethod
     def labelled(self, task: str) -> int:
         """How many images carry a label for the task, without decoding any."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The splits that this data has, this one among them."""
+        return ("train", "val")
+
+    def file(self, index: int, task: str | None = None) -> Path | None:  # noqa: ARG002
+        """Where an image is, or its label for a task; None for what has no file of its own."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:

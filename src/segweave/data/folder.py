@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ _TEXTS = frozenset({".txt"})
 _LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _VAL_SHARE = 0.2
+Label = TypeVar("Label")
 
 
 class Folder(Dataset):
@@ -49,8 +50,10 @@ class Folder(Dataset):
         readers: the tasks, which know how to read their label files.
         root: the folder.
         images: sub-folder, pattern, or column of `table`. Files that a layer claims as labels are no images.
-        tasks: by layer, a sub-folder (files with the images' names), a pattern, or a column of `table`. Without it, the
-            layer of a task is the sub-folder of its name.
+        tasks: by layer, a sub-folder (files with the images' names), a pattern, a column of `table`, or for boxes a
+            COCO JSON file. Without it, the layer of a task is the sub-folder of its name.
+        derive: by layer of boxes, how they come from masks: `components` (each connected region of a class is an
+            object) or `instances` (each value is an object). The task's `ids` say which values are which class.
         table: CSV or TSV file in `root`, a row an image. Unless the images come from it, its rows are joined to them by
             the column that names most of them.
         splits: by split, a list file (an image a line, found by the end of its path), a sub-folder's name,
@@ -72,6 +75,7 @@ class Folder(Dataset):
         root: str,
         images: str = "images",
         tasks: Mapping[str, str] | None = None,
+        derive: Mapping[str, str] | None = None,
         table: str | None = None,
         splits: Mapping[str, str | float | int] | None = None,
     ) -> None:
@@ -82,6 +86,7 @@ class Folder(Dataset):
         self.readers = {task.name: task for task in readers}
         layers = dict(tasks) if tasks else {(task.source or task.name): (task.source or task.name) for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
+        self._derive = self._derivations(derive or {})
         self._table = Table(self.root, table) if table else None
         self._pattern = images
         self._pools: dict[str | None, dict[str, Path]] = {}
@@ -94,10 +99,20 @@ class Folder(Dataset):
         if not self.ids:
             raise DataError(f"{self.root}: split {split!r} has no images; found {len(pool)} for data.images {images!r}")
         self._images = {id: pool[id] for id in self.ids}
-        self._labels: dict[str, dict[str, Path | str]] = {}
+        self._labels: dict[str, dict[str, Path | str | Tensor]] = {}
         for task in readers:
             found = self._find_labels(task, layers[self.layer[task.name]], pool)
             self._labels[task.name] = {id: found[id] for id in self.ids if id in found}
+
+    def _derivations(self, derive: Mapping[str, str]) -> dict[str, str]:
+        """How the labels of a task are made of masks, by task."""
+        for layer, how in derive.items():
+            readers = [task for name, task in self.readers.items() if self.layer[name] == layer]
+            known = {way for task in readers for way in task.derivations}
+            if how not in known:
+                expected = f"one of {', '.join(sorted(known))}" if known else "the layer of a task that boxes belong to"
+                raise ConfigError(f"data.derive.{layer}: found {how!r}; expected {expected}")
+        return {name: derive[layer] for name, layer in self.layer.items() if layer in derive}
 
     def _default_splits(self) -> dict[str, str | float]:
         """Sub-folders with the usual names; images of a table have none."""
@@ -187,7 +202,7 @@ class Folder(Dataset):
             there = (self.root / base).is_dir() and (not inner or bool(by_id(self.root / base, rest, RASTERS, "")))
             return self.root / base, rest, there
         for place in (self.root / base / part, self.root / part / base) if part else ():
-            if place.is_dir():
+            if place.exists():
                 return place, rest, True
         return self.root / base, rest, False
 
@@ -222,7 +237,7 @@ class Folder(Dataset):
 
     def _find_labels(
         self, task: Task, layer: str, pool: Mapping[str, Path], split: str | None = None
-    ) -> Mapping[str, Path | str]:
+    ) -> Mapping[str, Path | str | Tensor]:
         """Labels by image. With `split`, those of another split's images: nothing is wrong then if there are none."""
         if self._table is not None and self._table.fills(layer):
             return self._table.labels(layer, pool, as_text=not task.dense)
@@ -231,11 +246,13 @@ class Folder(Dataset):
         folders = [str(self._splits[name]) for name in self._splits if self._kind(name) == "folder"]
         if part and not own and any(self._place(layer, name)[2] for name in [*folders, *self._splits, "train"]):
             return {}
+        if base.is_file() and not rest:
+            return self._from_file(task, base, pool)
         if not base.is_dir():
             raise ConfigError(
                 f"data.tasks: {base}: no such folder; a layer is a sub-folder, a pattern with {{stem}}, or a column"
             )
-        suffixes = RASTERS if task.dense else _TEXTS
+        suffixes = RASTERS if task.dense or task.name in self._derive else _TEXTS
         if "{stem}" in layer:
             owned = by_owner(base, rest, suffixes, pool)
             found = {id: paths[0] for id, paths in owned.items()}
@@ -259,6 +276,19 @@ class Folder(Dataset):
             )
         return found
 
+    def _from_file(self, task: Task, path: Path, pool: Mapping[str, Path]) -> Mapping[str, Tensor]:
+        """Labels of all images from one file."""
+        labels = task.read_all(path)
+        if labels is None:
+            raise ConfigError(f"data.tasks: {path}: a file; expected a folder of labels, or a column of data.table")
+        files = {without_suffix(name.replace("\\", "/")): name for name in labels}
+        named = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
+        if files and not named:
+            raise DataError(
+                f"{path}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the same names"
+            )
+        return {id: labels[name] for id, name in named.items()}
+
     def _of_train(self, task: Task, layer: str) -> bool:
         """Whether the labels of a folder that all splits share are those of the training images."""
         if self.split == "train" or self._part("train") == self._part(self.split):
@@ -270,8 +300,10 @@ class Folder(Dataset):
         if label is None:
             return None
         reader = self.readers[task]
+        if isinstance(label, Tensor):
+            return label
         if isinstance(label, Path):
-            return reader.read(label)
+            return reader.read_derived(label, self._derive[task]) if task in self._derive else reader.read(label)
         try:
             annotation = reader.parse(label)
         except DataError as error:
@@ -289,16 +321,26 @@ class Folder(Dataset):
             annotation = self.annotation(index, name)
             if annotation is None:
                 continue
-            if reader.dense and annotation.shape[-2:] != image.shape[-2:]:
-                (height, width), (h, w) = image.shape[-2:], annotation.shape[-2:]
+            self.notes.update(reader.notes(annotation))
+            own = reader.size(annotation)
+            if own is not None and own != tuple(image.shape[-2:]):
+                (height, width), (h, w) = image.shape[-2:], own
                 turned = "EXIF" in (note or "") and (h, w) == (width, height)
                 raise DataError(
-                    f"{self._labels[name][self.ids[index]]}: label is {w}x{h} but its image {path} is "
+                    f"{self.file(index, name) or f'tasks.{name}'}: label is {w}x{h} but its image {path} is "
                     f"{width}x{height}; expected the same size"
                     + ("; the image's EXIF turns it and the label has none: save both upright" if turned else "")
                 )
             annotations[name] = annotation
         return Sample(self.ids[index], image, annotations)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return list({"train": "", **self._splits})
+
+    def file(self, index: int, task: str | None = None) -> Path | None:
+        label = self._images[self.ids[index]] if task is None else self._labels[task].get(self.ids[index])
+        return label if isinstance(label, Path) else None
 
     def labelled(self, task: str) -> int:
         return len(self._labels[task])
@@ -308,7 +350,7 @@ class Folder(Dataset):
         digest = hashlib.sha256()
         for id in self.ids:
             parts = [self._images[id], *(labels.get(id) for labels in self._labels.values())]
-            digest.update(repr((id, [_summary(p) if isinstance(p, Path) else p for p in parts])).encode())
+            digest.update(repr((id, [_summary(p) for p in parts])).encode())
         return digest.hexdigest()
 
 
@@ -327,14 +369,19 @@ def _contents(folder: Path) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(4))
 
 
-def _by_name(files: Mapping[str, Path], ids: Collection[str]) -> dict[str, Path]:
+def _by_name(files: Mapping[str, Label], ids: Collection[str]) -> dict[str, Label]:
     """Labels by the last part of the path alone, where that is unique: images in folders, labels in one."""
     theirs, ours = (Counter(map(last, names)) for names in (files, ids))
     single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
     return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}
 
 
-def _summary(path: Path) -> tuple[int, list[bytes]]:
+def _summary(path: Path | str | Tensor | None) -> Any:
+    """What stands for a label or an image in a fingerprint."""
+    if isinstance(path, Tensor):
+        return path.tolist()
+    if not isinstance(path, Path):
+        return path
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

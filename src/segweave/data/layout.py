@@ -39,6 +39,23 @@ def list_files(folder: Path, suffixes: Collection[str] = RASTERS) -> list[str]:
     return sorted(found)
 
 
+def new_folder(out: Path) -> Path:
+    """Makes `out`, or the first numbered folder beside it where that holds something already.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        for number in range(1, 10_000):
+            folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+            folder.mkdir(parents=True, exist_ok=True)
+            if not any(folder.iterdir()):
+                return folder
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be made ({error.strerror}); choose another output folder") from None
+    raise ConfigError(f"{out}: 10000 folders of that name hold something; choose another output folder")
+
+
 def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 

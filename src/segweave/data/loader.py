@@ -16,13 +16,15 @@ from torch.utils.data import Dataset as TorchDataset
 from segweave.batch import Batch, Labelled, Sample
 from segweave.data.augment import Augment, Resize, to_float
 from segweave.data.dataset import Dataset
-from segweave.errors import DataError
+from segweave.errors import DataError, UnreadableError
 from segweave.tasks.task import Task
+
+_UNREADABLE = 0.01
 
 
 @dataclass(frozen=True)
 class Effective:
-    """One optimizer step's images: `step` from 0, `epoch` from 0, and the micro-batches."""
+    """One optimizer step's images: `step` from 0, `epoch` from 0, and the micro-batches; none if none can be read."""
 
     step: int
     epoch: int
@@ -52,14 +54,15 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
         rows = [row for row, sample in enumerate(samples) if name in sample.annotations]
         if rows:
             values = [task.encode(samples[row].annotations[name]) for row in rows]
-            targets[name] = Labelled(torch.tensor(rows), torch.stack(values))
+            targets[name] = Labelled(torch.tensor(rows), task.stack(values))
     return Batch([s.id for s in samples], torch.stack([to_float(s.image) for s in samples]), targets)
 
 
 class _Micro(TorchDataset):
-    """Builds micro-batches in workers, each with the notes that reading its images made.
+    """Builds micro-batches in workers, each with the notes that reading its images made, and what could not be read.
 
-    A data error travels as a value, so that its message arrives unchanged.
+    The rest of a batch goes on without an unreadable image; None stands for a batch of which nothing is left. Another
+    data error travels as a value, so that its message arrives unchanged.
     """
 
     def __init__(self, dataset: Dataset, tasks: Mapping[str, Task], augment: Augment, seed: int) -> None:
@@ -70,13 +73,16 @@ class _Micro(TorchDataset):
 
     def __getitem__(self, keys: Sequence[tuple[int, int, int]]) -> Any:
         try:
-            samples = []
+            samples, unreadable = [], {}
             for epoch, position, index in keys:
                 generator = torch.Generator().manual_seed(seed_for(self.seed, 1, epoch, position))
-                samples.append(self.augment(self.dataset[index], self.tasks, generator))
+                try:
+                    samples.append(self.augment(self.dataset[index], self.tasks, generator))
+                except UnreadableError as error:
+                    unreadable[self.dataset.ids[index]] = str(error)
             notes = dict(self.dataset.notes)
             self.dataset.notes.clear()
-            return collate(samples, self.tasks), notes
+            return collate(samples, self.tasks) if samples else None, notes, unreadable
         except DataError as error:
             return error
 
@@ -123,6 +129,7 @@ class Loader:
 
     Attributes:
         notes: what reading the images so far gave a user to know (such as conversions), and how often.
+        unreadable: why, by id, of the images that training went on without so far.
     """
 
     def __init__(
@@ -144,6 +151,7 @@ class Loader:
         self.start_step = start_step
         self.steps_per_epoch = -(-len(dataset) // (batch_size * accumulate))
         self.notes: Counter[str] = Counter()
+        self.unreadable: dict[str, str] = {}
         self._order: tuple[int, list[int]] = (-1, [])
         self._torch = DataLoader(
             _Micro(dataset, tasks, augment, seed),
@@ -164,6 +172,17 @@ class Loader:
         keys = [(epoch, position, self._order[1][position]) for position in positions]
         return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
 
+    def _miss(self, unreadable: Mapping[str, str]) -> None:
+        """Counts each image once. Raises DataError past one image in a hundred."""
+        self.unreadable.update(unreadable)
+        if len(self.unreadable) > _UNREADABLE * len(self.dataset):
+            names = ", ".join(repr(id) for id in list(self.unreadable)[:5])
+            more = f" and {len(self.unreadable) - 5} more" if len(self.unreadable) > 5 else ""
+            raise DataError(
+                f"{len(self.unreadable)} of {len(self.dataset)} training images cannot be read, over 1 % of them: "
+                f"{names}{more}. `segweave check` lists them all. The last: {[*self.unreadable.values()][-1]}"
+            )
+
     def __iter__(self) -> Iterator[Effective]:
         stream = iter(self._torch)
         step = self.start_step
@@ -173,8 +192,10 @@ class Loader:
                 made = next(stream)
                 if isinstance(made, DataError):
                     raise made
-                micro.append(made[0])
-                self.notes.update(made[1])
+                batch, notes, unreadable = made
+                micro += [batch] if batch is not None else []
+                self.notes.update(notes)
+                self._miss(unreadable)
             yield Effective(step, step // self.steps_per_epoch, micro)
             step += 1
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from segweave.batch import Sample
 from segweave.data import streets
@@ -23,7 +22,7 @@ class Synthetic(Dataset):
     """Rendered streets with the layers semantic, objects, depth and scene.
 
     A task's `wrap` gets uint8 [H, W] of semantic, float32 [H, W] metres of depth (0 for sky), an int64 [] of scene, and
-    of objects a mapping: `boxes`, BoundingBoxes float32 [N, 4] in pixels as x1 y1 x2 y2, and `labels`, int64 [N].
+    of objects float32 [N, 5]: x1 y1 x2 y2 in pixels and the class index.
 
     Args:
         split: `train` has `count` images, `val` and `test` max(8, count / 5) other ones each.
@@ -65,12 +64,11 @@ class Synthetic(Dataset):
         return of_layer | {"detection": streets.OBJECTS, "classification": streets.SCENES}
 
     def _annotation(self, street: streets.Street, task: str) -> Tensor:
-        layer, wrap = self.layer[task], self.readers[task].wrap
+        layer, wrap, size = self.layer[task], self.readers[task].wrap, (self.height, self.width)
         if layer == "objects":
-            size = (self.height, self.width)
-            boxes = BoundingBoxes(torch.from_numpy(street.boxes), format=BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore
-            return wrap({"boxes": boxes, "labels": torch.from_numpy(street.labels)})  # pyright: ignore
-        return wrap(torch.as_tensor(getattr(street, layer)))
+            boxes, labels = torch.from_numpy(street.boxes), torch.from_numpy(street.labels)
+            return wrap(torch.cat([boxes, labels[:, None].float()], 1), size)
+        return wrap(torch.as_tensor(getattr(street, layer)), size)
 
     def _render(self, index: int) -> streets.Street:
         return streets.render(self.seed, self.first + index, self.height, self.width)
@@ -82,6 +80,10 @@ class Synthetic(Dataset):
 
     def annotation(self, index: int, task: str) -> Tensor | None:
         return self._annotation(self._render(index), task)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return list(_FIRST)
 
     def labelled(self, task: str) -> int:  # noqa: ARG002
         return len(self)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from segweave.decoders.decoder import Decoder
+from segweave.decoders.decoder import Decoder, require
+from segweave.decoders.levels import enlarge, from_stride
 
 
 class FPN(Decoder):
@@ -28,30 +29,32 @@ class FPN(Decoder):
         strides: of the same levels, in pixels, ascending or equal.
         width: channels of the result.
         dropout: probability of dropping a whole channel of the result while training.
+
+    Raises:
+        ConfigError: an option out of its range.
     """
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], *, width: int = 128, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        # a level finer than stride 4 costs more than all others together and holds little that is not image noise
-        first = next((i for i, stride in enumerate(strides) if stride >= 4), len(strides) - 1)
-        self.levels = tuple(range(first, len(strides)))
+        require(width >= 1, "width", width, "1 or more")
+        require(0 <= dropout < 1, "dropout", dropout, "0 or more, below 1")
+        self.levels = from_stride(strides)
         self.top_down = FeaturePyramidNetwork([channels[i] for i in self.levels], width)
         self.smooth = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
             for _ in self.levels
         )
         self.dropout = nn.Dropout2d(dropout)
-        self.channels, self.stride = width, strides[first]
         self.pyramid_channels, self.pyramid_strides = [width] * len(self.levels), [strides[i] for i in self.levels]
+        self.channels, self.stride = width, self.pyramid_strides[0]
 
     def pyramid(self, levels: Sequence[Tensor]) -> list[Tensor]:
         return list(self.top_down({str(i): levels[i] for i in self.levels}).values())
 
     def fuse(self, pyramid: Sequence[Tensor]) -> Tensor:
         finest, *coarser = [smooth(level) for smooth, level in zip(self.smooth, pyramid, strict=True)]
-        size = finest.shape[-2:]
         for level in coarser:
-            finest = finest + nn.functional.interpolate(level, size, mode="bilinear", align_corners=False)
+            finest = finest + enlarge(level, finest)
         return self.dropout(finest)

@@ -16,7 +16,7 @@ class Features:
 
     Args:
         per_task: what each task's head reads: a pyramid, or one map in a list.
-        common: tensors that ALL heads read, the cut for balancing; empty where there is no such cut.
+        common: tensors from which on the tasks go apart, the cut for balancing; empty where there is no such cut.
         auxiliary: early outputs by task, scored by `Task.loss`.
     """
 
@@ -29,11 +29,12 @@ class Interaction(nn.Module, ABC):
     """Decides what each task reads.
 
     Attributes:
-        channels: width of each task's map.
+        channels, strides: by task, of the maps that its head reads, finest first.
         reads_outputs: whether it reads what heads put out, which then run on images without a label of theirs too.
     """
 
-    channels: Mapping[str, int]
+    channels: Mapping[str, list[int]]
+    strides: Mapping[str, list[int]]
     reads_outputs: ClassVar[bool] = False
 
     @abstractmethod
@@ -43,3 +44,7 @@ class Interaction(nn.Module, ABC):
     @abstractmethod
     def private(self, task: str) -> list[nn.Parameter]:
         """Parameters in here that only this task uses."""
+
+    def between(self) -> list[nn.Parameter]:
+        """Parameters between the common tensors and the heads that several tasks use; none for most."""
+        return []

@@ -7,7 +7,7 @@ from segweave.catalogue import Catalogue
 TASKS = Catalogue(
     "task kind",
     __name__,
-    {"semantic": "Semantic", "classification": "Classification", "depth": "Depth"},
+    {"semantic": "Semantic", "classification": "Classification", "detection": "Detection", "depth": "Depth"},
     base="segweave.tasks.task:Task",
 )
 __getattr__ = TASKS.attribute
@@ -15,4 +15,5 @@ __getattr__ = TASKS.attribute
 if TYPE_CHECKING:
     from segweave.tasks.classification import Classification as Classification
     from segweave.tasks.depth import Depth as Depth
+    from segweave.tasks.detection import Detection as Detection
     from segweave.tasks.semantic import Semantic as Semantic

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from segweave import rasters
-from segweave.errors import ConfigError, DataError
+from segweave.errors import ConfigError, DataError, UnreadableError
 from segweave.metrics.classification import ClassificationMetric
 from segweave.tasks.maps import DenseMap
 from segweave.tasks.semantic import SUFFIXES
-from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Task, class_names
+from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Summary, Task, class_names
 
 UNKNOWN = 255
 
@@ -36,7 +36,8 @@ class Classification(Task):
     """
 
     kind = "classification"
-    losses = ("cross_entropy", "binary_cross_entropy")
+    losses = ("cross_entropy", "bce", "focal")
+    form = "scores"
     dense = False
     fill = UNKNOWN
     place = "encoder"
@@ -52,20 +53,22 @@ class Classification(Task):
         **common: Unpack[CommonOptions],
     ) -> None:
         self.multi_label = multi_label or derive is not None
-        fitting = "binary_cross_entropy" if self.multi_label else "cross_entropy"
-        super().__init__(name, **{"loss": fitting} | common)  # pyright: ignore[reportArgumentType]
-        if list(self.loss_options) != [fitting]:
-            raise ConfigError(f"tasks.{name}.loss: found {list(self.loss_options)}; expected {fitting} here")
+        fitting = ("bce", "focal") if self.multi_label else ("cross_entropy", "focal")
+        super().__init__(name, **{"loss": fitting[0]} | common)  # pyright: ignore[reportArgumentType]
+        if not set(self.loss_options) <= set(fitting):
+            raise ConfigError(
+                f"tasks.{name}.loss: found {list(self.loss_options)}; expected {' or '.join(fitting)} here"
+            )
         self.classes = class_names(name, classes)
         self.derive = derive
         self.dense = derive is not None
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
         self.build_criteria(ignore=-1)
 
-    def resize(self, output: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+    def resize(self, output: Tensor, used: tuple[int, int], size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return output
 
-    def wrap(self, values: Tensor) -> Tensor:
+    def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return DenseMap(values) if self.derive else values
 
     def read(self, path: Path) -> Tensor:
@@ -74,7 +77,7 @@ class Classification(Task):
         try:
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: expected a text file with a class name; {error}") from None
+            raise UnreadableError(f"{path}: expected a text file with a class name; {error}") from None
         label = self.parse(text)
         if label is None:
             raise DataError(f"{path}: empty; expected a class of task {self.name!r}")
@@ -118,8 +121,12 @@ class Classification(Task):
         present = torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256) > 0
         return present[: len(self.classes)].float()
 
-    def head(self, channels: int) -> nn.Module:
-        return PooledHead(channels, len(self.classes))
+    def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
+        return PooledHead(channels[0], len(self.classes))
+
+    def soft(self, output: Tensor) -> Tensor:
+        """Probabilities of the classes, [b, C]."""
+        return self.decode(output)["scores"]
 
     def decode(self, output: Tensor) -> Prediction:
         return {"scores": output.float().sigmoid() if self.multi_label else output.float().softmax(1)}
@@ -185,14 +192,42 @@ class Classification(Task):
             )
         return scores
 
+    def describe(self, target: Tensor) -> Summary:
+        present = target > 0 if self.multi_label else torch.arange(len(self.classes)) == target
+        counts = dict(zip(self.classes, present.int().tolist(), strict=True))
+        return Summary("images", counts, int((target >= 0).all()))
+
     def draw(self, image: Tensor, prediction: Prediction) -> Tensor:  # noqa: ARG002
         return image
 
     def legend(self, prediction: Prediction) -> Legend:
         scores = prediction["scores"].tolist()
-        ranked = sorted(zip(scores, self.classes, strict=True), reverse=True)
-        shown = [(s, c) for s, c in ranked if s > 0.5] if self.multi_label else ranked[:1]
-        return Legend(text=", ".join(f"{name} {score:.2f}" for score, name in shown) or "none")
+        ranked = sorted(zip(scores, self.classes, strict=True), key=lambda pair: pair[0], reverse=True)
+        shown = [(s, c) for s, c in ranked if s > 0.5] if self.multi_label else ranked[: int(ranked[0][0] > 0)]
+        # a truth has no probabilities, and is 0 everywhere where it is not known
+        return Legend(text=", ".join(c if s == 1 else f"{c} {s:.2f}" for s, c in shown) or "none")
+
+    def truth(self, target: Tensor) -> Prediction:
+        """Scores of 0 and 1; -1, where it is not known."""
+        if self.multi_label:
+            return {"scores": target.float()}
+        scores = torch.zeros(len(self.classes))
+        if target >= 0:
+            scores[int(target)] = 1
+        return {"scores": scores}
+
+    def draw_error(self, image: Tensor, prediction: Prediction, target: Tensor) -> Tensor:  # noqa: ARG002
+        return image
+
+    def error_legend(self, prediction: Prediction, target: Tensor) -> Legend:
+        scores, target = prediction["scores"].cpu(), target.cpu()
+        if not self.multi_label:
+            return Legend(text="not known" if target < 0 else "right" if scores.argmax() == target else "wrong")
+        said = scores > 0.5
+        missed = [c for c, wrong in zip(self.classes, (target == 1) & ~said, strict=True) if wrong]
+        invented = [c for c, wrong in zip(self.classes, (target == 0) & said, strict=True) if wrong]
+        parts = [f"{what}: {', '.join(names)}" for what, names in (("missed", missed), ("invented", invented)) if names]
+        return Legend(text="; ".join(parts) or "right")
 
 
 def _without_suffix(image: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,13 @@ from segweave.errors import ConfigError, DataError
 from segweave.metrics.depth import DepthMetric
 from segweave.tasks.maps import DenseMap
 from segweave.tasks.semantic import image_files
-from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Task
+from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task
 
+_UNMEASURED = (128, 128, 128)
+_WORST_SHOWN = 0.5
+_ERROR_RAMP = ((250, 250, 250), (254, 204, 140), (240, 110, 60), (190, 20, 40), (80, 0, 20))
 _RAMP = ((252, 253, 191), (254, 176, 120), (241, 96, 93), (183, 55, 121), (114, 31, 129), (44, 17, 95), (0, 0, 4))
+_QUANTITY, _SPARSE, _SATURATED, _MEDIAN = "depth in m", 0.02, 0.1, 20_000
 
 
 class Depth(Task):
@@ -37,7 +42,8 @@ class Depth(Task):
     """
 
     kind = "depth"
-    losses = ("l1", "silog")
+    losses = ("l1", "silog", "berhu", "gradient_matching")
+    form = "map"
     fill = 0
 
     def __init__(
@@ -63,7 +69,7 @@ class Depth(Task):
         self.rescale = rescale
         self.build_criteria()
 
-    def wrap(self, values: Tensor) -> Tensor:
+    def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return DenseMap(values)
 
     def read(self, path: Path) -> Tensor:
@@ -89,13 +95,17 @@ class Depth(Task):
     def encode(self, annotation: Tensor) -> Tensor:
         return self._valid(annotation.as_subclass(Tensor))
 
-    def head(self, channels: int) -> nn.Module:
-        return DenseHead(channels, 1)
+    def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
+        return DenseHead(channels[0], 1)
 
     def activate(self, output: Tensor) -> Tensor:
         """Raw [b, 1, H, W] to metres [b, H, W]: a sigmoid on the logarithmic scale from `min_depth` to `max_depth`."""
         span = math.log(self.max_depth / self.min_depth)
         return self.min_depth * torch.exp(span * output[:, 0].float().sigmoid())
+
+    def soft(self, output: Tensor) -> Tensor:
+        """Logarithm of the metres, [b, 1, H, W]: its differences are relative ones, the same near and far."""
+        return self.activate(output).log()[:, None]
 
     def decode(self, output: Tensor) -> Prediction:
         return {"depth": self.activate(output)}
@@ -119,19 +129,78 @@ class Depth(Task):
 
         return {key: reader(path) for key, path in image_files(folder).items()}
 
+    def describe(self, target: Tensor) -> Summary:
+        values = target.numpy()
+        measured = values[values > 0]
+        if not len(measured):
+            return Summary("pixels", {}, 0, target.numel(), doubts=["nothing is measured"])
+        # every so many of many values have the same median to three digits, at a tenth of the time
+        middle = float(np.median(measured[:: max(1, len(measured) // _MEDIAN)]))
+        low, high = float(measured.min()), float(measured.max())
+        doubts = []
+        if low == high:
+            doubts.append("the same depth everywhere")
+        elif (measured >= 0.999 * self.max_depth).mean() > _SATURATED:
+            doubts.append(
+                f"over {100 * _SATURATED:.0f} % of the depths are the largest, {self.max_depth:g} m (clipped?)"
+            )
+        if len(measured) < _SPARSE * target.numel():
+            doubts.append(f"under {100 * _SPARSE:.0f} % of the pixels are measured")
+        return Summary("pixels", {}, len(measured), target.numel(), {_QUANTITY: (low, middle, high)}, doubts)
+
+    def judge(self, summaries: Sequence[Summary]) -> Sequence[str]:
+        highest = max((s.values[_QUANTITY][2] for s in summaries if s.values), default=self.max_depth)
+        if highest >= self.max_depth / 10:
+            return ()
+        return [
+            f"no depth beyond {highest:.3g} m where {self.max_depth:g} m are expected; check "
+            f"tasks.{self.name}.units_per_metre, or lower tasks.{self.name}.max_depth"
+        ]
+
     def draw(self, image: Tensor, prediction: Prediction) -> Tensor:  # noqa: ARG002
         depth = prediction["depth"].cpu()
-        low, high = self._range(depth)
-        position = ((depth.log() - math.log(low)) / math.log(high / low)).clamp(0, 1) * (len(_RAMP) - 1)
-        below = position.floor().long().clamp(max=len(_RAMP) - 2)
-        ramp = torch.tensor(_RAMP, dtype=torch.float32)
-        share = (position - below)[..., None]
-        return ((1 - share) * ramp[below] + share * ramp[below + 1]).permute(2, 0, 1).round().to(torch.uint8)
+        low, high = self._range(prediction)
+        return _coloured((depth.log() - math.log(low)) / math.log(high / low), _RAMP, depth > 0)
 
     def legend(self, prediction: Prediction) -> Legend:
-        low, high = self._range(prediction["depth"].cpu())
-        return Legend(bar=(low, high, "m"), ramp=_RAMP)
+        low, high = self._range(prediction)
+        unmeasured = [("not measured", _UNMEASURED)] if (prediction["depth"] <= 0).any() else []
+        return Legend(unmeasured, bar=(low, high, "m"), ramp=_RAMP)
 
-    def _range(self, depth: Tensor) -> tuple[float, float]:
-        low = max(float(depth.min()), self.min_depth)
-        return low, max(float(depth.max()), low * 1.01)
+    def _range(self, prediction: Prediction) -> tuple[float, float]:
+        """Metres at the ends of the colours: those of `range` where it is there, else of the measured pixels."""
+        if "range" in prediction:
+            low, high = prediction["range"].tolist()
+            return low, high
+        measured = prediction["depth"][prediction["depth"] > 0].cpu()
+        if not len(measured):
+            return self.min_depth, self.max_depth
+        low = max(float(measured.min()), self.min_depth)
+        return low, max(float(measured.max()), low * 1.01)
+
+    def truth(self, target: Tensor) -> Prediction:
+        return {"depth": target}
+
+    def beside(self, prediction: Prediction, truth: Prediction) -> Prediction:
+        return {**prediction, "range": torch.tensor(self._range(truth), dtype=torch.float64)}
+
+    def draw_error(self, image: Tensor, prediction: Prediction, target: Tensor) -> Tensor:  # noqa: ARG002
+        """|predicted - true| / true, from 0 to 50 % and beyond."""
+        depth, target = prediction["depth"].cpu(), target.cpu()
+        return _coloured((depth - target).abs() / target / _WORST_SHOWN, _ERROR_RAMP, target > 0)
+
+    def error_legend(self, prediction: Prediction, target: Tensor) -> Legend:  # noqa: ARG002
+        unmeasured = [("not measured", _UNMEASURED)] if (target <= 0).any() else []
+        return Legend(unmeasured, bar=(0.0, 100 * _WORST_SHOWN, "% or more"), ramp=_ERROR_RAMP)
+
+
+def _coloured(position: Tensor, colours: Sequence[tuple[int, int, int]], known: Tensor) -> Tensor:
+    """Positions [H, W] from 0 to 1 as uint8 [3, H, W] of interpolated colours, grey where nothing is known."""
+    position = position.nan_to_num(1.0, 1.0, 0.0).clamp(0, 1) * (len(colours) - 1)
+    below = position.floor().long().clamp(max=len(colours) - 2)
+    ramp = torch.tensor(colours, dtype=torch.float32)
+    share = (position - below)[..., None]
+    drawn = torch.where(
+        known[..., None], (1 - share) * ramp[below] + share * ramp[below + 1], torch.tensor(_UNMEASURED)
+    )
+    return drawn.permute(2, 0, 1).round().to(torch.uint8)

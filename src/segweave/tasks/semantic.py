@@ -14,12 +14,14 @@ from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.segmentation import SegmentationMetric
 from segweave.tasks.maps import DenseMap
-from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Task, class_names
+from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task, class_names
 
 IGNORE = 255
 """Unlabelled pixels inside segweave, whatever the files call them."""
 SUFFIXES = {".png", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".jpg", ".jpeg"}
 """Of raster files; what else follows a dot belongs to an image's name."""
+_SPARSE, _MOST = 0.02, 0.75
+_GREY, _WRONG = (128, 128, 128), (235, 30, 40)
 
 
 class Semantic(Task):
@@ -30,7 +32,7 @@ class Semantic(Task):
         classes: how many, their names, or a file of names; at most 255. A single class makes the task binary with one
             logit: 0 in a mask is background, 1 is the class.
         ignore: ids in the files that mean "not labelled", beside 255 which always does.
-        class_weights: a factor per class in cross_entropy, or `balanced`: pixels / (classes * pixels of the class) over
+        class_weights: a factor per class in cross_entropy and focal, or `balanced`: pixels / (classes * pixels of the class) over
             the training set.
         threshold: of a single class: file values from it on are the class and lower ones background, such as 128 for
             masks of 0 and 255, or for masks stored as JPEG. By default 1 is the class and 255 is not labelled.
@@ -41,7 +43,8 @@ class Semantic(Task):
     """
 
     kind = "semantic"
-    losses = ("cross_entropy", "iou", "dice")
+    losses = ("cross_entropy", "focal", "bce", "iou", "dice", "tversky", "lovasz", "boundary")
+    form = "map"
     fill = IGNORE
 
     def __init__(
@@ -99,7 +102,7 @@ class Semantic(Task):
         weights = [float(pixels.sum() / (present * n)) if n else 0.0 for n in pixels.tolist()]
         self._set_class_weights(weights)
 
-    def wrap(self, values: Tensor) -> Tensor:
+    def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return DenseMap(values)
 
     def read(self, path: Path) -> Tensor:
@@ -131,12 +134,16 @@ class Semantic(Task):
     def encode(self, annotation: Tensor) -> Tensor:
         return annotation.as_subclass(Tensor)
 
-    def head(self, channels: int) -> nn.Module:
-        return DenseHead(channels, len(self.classes))
+    def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
+        return DenseHead(channels[0], len(self.classes))
 
     def activate(self, output: Tensor) -> Tensor:
         # softmax over (0, x) is the sigmoid of x: every multi-class loss serves one logit, cross-entropy becomes BCE
         return torch.cat([torch.zeros_like(output), output], 1) if self.binary else output
+
+    def soft(self, output: Tensor) -> Tensor:
+        """Probabilities of the classes, [b, C, H, W]."""
+        return self.activate(output).float().softmax(1)
 
     def decode(self, output: Tensor) -> Prediction:
         return {"labels": (output[:, 0] > 0).long() if self.binary else output.argmax(1)}
@@ -162,15 +169,74 @@ class Semantic(Task):
 
         return {key: reader(path) for key, path in image_files(folder).items()}
 
+    def describe(self, target: Tensor) -> Summary:
+        pixels = np.bincount(target.numpy().ravel(), minlength=IGNORE + 1)
+        counts = dict(zip(self.names, pixels.tolist(), strict=False))
+        labelled = sum(counts.values())
+        found = [name for name, count in counts.items() if count]
+        doubts = []
+        if labelled < _SPARSE * target.numel():
+            doubts.append(
+                f"under {100 * _SPARSE:.0f} % of the pixels are labelled" if labelled else "no pixel is labelled"
+            )
+        if len(found) == 1:
+            doubts.append(f"every labelled pixel is {found[0]!r}")
+        if labelled and all(
+            bool((edge == IGNORE).all()) for edge in (target[0], target[-1], target[:, 0], target[:, -1])
+        ):
+            doubts.append("a border without labels all round")
+        return Summary("pixels", counts, labelled, target.numel(), doubts=doubts)
+
+    def judge(self, summaries: Sequence[Summary]) -> Sequence[str]:
+        if not self.binary:
+            return ()
+        shares = [s.counts[self.classes[0]] / s.labelled for s in summaries if s.labelled]
+        inverted = sum(share > _MOST for share in shares)
+        if 2 * inverted <= len(shares):
+            return ()
+        return [
+            f"{self.classes[0]!r} covers over {100 * _MOST:.0f} % of the pixels in {inverted} of {len(shares)} images; "
+            f"if it is the background that the masks call 1, invert them"
+        ]
+
     def draw(self, image: Tensor, prediction: Prediction) -> Tensor:
-        colours = torch.tensor(self.palette, dtype=torch.float32)
-        layer = colours[prediction["labels"].cpu()].permute(2, 0, 1)
+        labels = prediction["labels"].cpu()
+        colours = torch.zeros(IGNORE + 1, 3)
+        colours[: len(self.palette)] = torch.tensor(self.palette, dtype=torch.float32)
+        layer = colours[labels].permute(2, 0, 1)
+        layer = torch.where(labels == IGNORE, _hatch(*labels.shape), layer)
         return (0.4 * image.float() + 0.6 * layer).round().clamp(0, 255).to(torch.uint8)
 
     def legend(self, prediction: Prediction) -> Legend:
-        shown = torch.bincount(prediction["labels"].flatten().cpu(), minlength=len(self.names))
-        order = [i for i in shown.argsort(descending=True).tolist() if shown[i] > 0]
-        return Legend(entries=[(self.names[i], self.palette[i]) for i in order])
+        shown = torch.bincount(prediction["labels"].flatten().cpu(), minlength=IGNORE + 1)
+        order = shown[: len(self.names)].argsort(descending=True).tolist()
+        entries = [(self.names[i], self.palette[i]) for i in order if shown[i] > 0]
+        return Legend(entries=[*entries, *([("not labelled (striped)", _GREY)] if shown[IGNORE] else [])])
+
+    def truth(self, target: Tensor) -> Prediction:
+        return {"labels": target.long()}
+
+    def draw_error(self, image: Tensor, prediction: Prediction, target: Tensor) -> Tensor:
+        labels, target = prediction["labels"].cpu(), target.cpu()
+        # grey, so that the one colour is the error's
+        dimmed = 40 + 0.5 * image.float().mean(0, keepdim=True).expand(3, -1, -1)
+        red = torch.tensor(_WRONG, dtype=torch.float32)[:, None, None]
+        drawn = torch.where(labels == target, dimmed, 0.25 * dimmed + 0.75 * red)
+        drawn = torch.where(target == IGNORE, 0.4 * dimmed + 0.6 * _hatch(*target.shape), drawn)
+        return drawn.round().clamp(0, 255).to(torch.uint8)
+
+    def error_legend(self, prediction: Prediction, target: Tensor) -> Legend:
+        labelled = target.cpu() != IGNORE
+        wrong = labelled & (prediction["labels"].cpu() != target.cpu())
+        entries = [("wrong", _WRONG)] if wrong.any() else []
+        return Legend(entries=[*entries, *([] if labelled.all() else [("not labelled (striped)", _GREY)])])
+
+
+def _hatch(height: int, width: int) -> Tensor:
+    """[H, W] of diagonal stripes in two greys, which no class has."""
+    period = max(4, height // 30)
+    stripe = (torch.arange(height)[:, None] + torch.arange(width)) % period < period // 2
+    return torch.where(stripe, 90.0, 166.0)
 
 
 def _is_white_on_black(labels: Tensor) -> bool:

@@ -6,7 +6,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -45,6 +45,27 @@ class Legend:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Summary:
+    """One image's label in numbers that add up over images, for `segweave check`.
+
+    Args:
+        unit: what `counts` counts: `pixels`, `boxes` or `images`.
+        counts: by class name in the task's order, zeros too; empty for kinds without classes.
+        labelled: how many of `total` places carry a label; places are the pixels of a map, or the one image.
+        total: of places.
+        values: (lowest, median, highest) by quantity with its unit, such as `depth in m`; empty where there are none.
+        doubts: what makes the label suspicious, in the same words for every image with the same fault.
+    """
+
+    unit: str
+    counts: Mapping[str, int]
+    labelled: int = 1
+    total: int = 1
+    values: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    doubts: Sequence[str] = ()
+
+
 class Task(ABC):
     """One thing the network predicts.
 
@@ -54,10 +75,12 @@ class Task(ABC):
         loss: a name, several names, or `{name: weight}` / `{name: {weight: w, option: value}}`.
         average: `pixel` divides a loss by everything it counts in the effective batch, as published numbers are made;
             `image` averages within each image first.
-        regularizers: beta by the regulariser's name, on this task's own parameters and the features its head reads.
+        regularizers: beta by the regulariser's name, on this task's own parameters, the features its head reads, and
+            what it predicts.
         source: the data set's layer with this task's labels; otherwise the layer of the task's name, or of its kind.
         decoder: a decoder of the task's own (a name or `{name: ..., options}`) instead of the model's.
-        at: where the head reads: `decoder`, `encoder` (its last level) or a level such as `stride16` or `layer3`.
+        at: where the head reads: `decoder`, `pyramid` (the maps that the decoder fuses, for kinds that read several),
+            `encoder` (its last level) or a level such as `stride16` or `layer3`.
 
     Raises:
         ConfigError: an unknown loss, or a weight that is not positive.
@@ -70,8 +93,12 @@ class Task(ABC):
     """Whether annotations have the image's height and width."""
     fill: ClassVar[float] = 0
     """Value of annotation pixels outside the image."""
+    form: ClassVar[Literal["map", "scores", "none"]] = "none"
+    """What `soft` gives: a map [b, C, H, W] that mirrors as its image does, scores [b, C] that stay, or nothing."""
     place: ClassVar[str] = "decoder"
-    """Where the head reads unless `at` says otherwise."""
+    """Where the head reads unless `at` says otherwise; `pyramid` for the kinds that read several maps."""
+    derivations: ClassVar[tuple[str, ...]] = ()
+    """Ways in which `read_derived` makes annotations of another kind's label files."""
 
     def __init__(
         self,
@@ -146,11 +173,23 @@ class Task(ABC):
         """The head's raw output as what the losses are defined on."""
         return output
 
-    def resize(self, output: Tensor, height: int, width: int) -> Tensor:
-        """The raw output for an image of another size; unchanged where the output has no pixels."""
-        if not self.dense or output.ndim != 4 or output.shape[-2:] == (height, width):
+    def soft(self, output: Tensor) -> Tensor:
+        """The raw output as values that regularisers compare and average, float32; of the shape `form` names.
+
+        Nothing by default, for kinds whose `form` is `none`.
+        """
+        raise NotImplementedError(f"{self.kind} has no soft prediction of {tuple(output.shape)}")
+
+    def resize(self, output: Tensor, used: tuple[int, int], size: tuple[int, int]) -> Tensor:  # noqa: ARG002
+        """The raw output for an image of another size; unchanged where the output has no pixels.
+
+        Args:
+            used: (height, width) of the image that the network saw.
+            size: (height, width) that is wanted.
+        """
+        if not self.dense or output.ndim != 4 or output.shape[-2:] == size:
             return output
-        return nn.functional.interpolate(output.float(), (height, width), mode="bilinear", align_corners=False)
+        return nn.functional.interpolate(output.float(), size, mode="bilinear", align_corners=False)
 
     def zoom(self, annotation: Tensor, factor: float) -> Tensor:  # noqa: ARG002
         """What a camera that zooms in by `factor` does to the annotation's values; nothing for most kinds."""
@@ -160,12 +199,41 @@ class Task(ABC):
         """A table's cell as an annotation; None for the kinds whose cells hold file names."""
         return None
 
+    def size(self, annotation: Tensor) -> tuple[int, int] | None:
+        """(height, width) of the image that a label belongs to; None for labels that do not say."""
+        return (annotation.shape[-2], annotation.shape[-1]) if self.dense else None
+
+    def notes(self, annotation: Tensor) -> Mapping[str, int]:  # noqa: ARG002
+        """What was mended in a label when it was read, and how often, for a user to hear of once."""
+        return {}
+
+    def read_all(self, path: Path) -> Mapping[str, Tensor] | None:  # noqa: ARG002
+        """The annotations of all images of a split in one file, by image file name; None for kinds without such files.
+
+        Raises:
+            DataError: a file that cannot be read, or with labels outside the classes.
+        """
+        return None
+
+    def read_derived(self, path: Path, how: str) -> Tensor:
+        """An annotation made of another kind's label file, by one of `derivations`. Raises DataError."""
+        raise NotImplementedError(f"{self.kind} makes nothing of {path} by {how}")
+
+    def stack(self, targets: Sequence[Tensor]) -> Tensor:
+        """Encoded targets of several images as one tensor [b, ...]."""
+        return torch.stack(list(targets))
+
     def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> None:  # noqa: B027
         """Computes what depends on the training set (such as balanced class weights) from its encoded targets."""
 
     @abstractmethod
-    def wrap(self, values: Tensor) -> Tensor:
-        """Plain values as this kind's annotation type, which augmentation knows how to transform."""
+    def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        """Plain values as this kind's annotation type, which augmentation knows how to transform.
+
+        Args:
+            values: of one image.
+            size: its (height, width).
+        """
 
     @abstractmethod
     def read(self, path: Path) -> Tensor:
@@ -176,8 +244,13 @@ class Task(ABC):
         """An augmented annotation as the training target of one image."""
 
     @abstractmethod
-    def head(self, channels: int) -> nn.Module:
-        """Features [b, channels, h, w] to raw output, as a module called with `(features, height, width)`."""
+    def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
+        """Feature maps to raw output, as a module called with `(maps, height, width)`.
+
+        Args:
+            channels, strides: of the maps [b, C_i, H/s_i, W/s_i] that it reads, finest first; a single one unless the
+                head reads the pyramid.
+        """
 
     @abstractmethod
     def decode(self, output: Tensor) -> Prediction:
@@ -201,7 +274,33 @@ class Task(ABC):
 
     @abstractmethod
     def legend(self, prediction: Prediction) -> Legend:
-        """What to print beside the picture of this prediction."""
+        """What to print beside the picture of this prediction; a text where the picture shows nothing of it."""
+
+    @abstractmethod
+    def truth(self, target: Tensor) -> Prediction:
+        """The encoded target of one image as a prediction for `draw` and `legend`, unlabelled pixels and all."""
+
+    def describe(self, target: Tensor) -> Summary:  # noqa: ARG002
+        """The encoded target of one image in numbers, with what makes it suspicious."""
+        return Summary("images", {})
+
+    def judge(self, summaries: Sequence[Summary]) -> Sequence[str]:  # noqa: ARG002
+        """What all labels of the data together make suspicious, each as one sentence with its numbers and a cure."""
+        return ()
+
+    def beside(self, prediction: Prediction, truth: Prediction) -> Prediction:  # noqa: ARG002
+        """A prediction to be drawn beside its truth, so that a colour means the same in both."""
+        return prediction
+
+    @abstractmethod
+    def draw_error(
+        self, image: UInt8[Tensor, "3 H W"], prediction: Prediction, target: Tensor
+    ) -> UInt8[Tensor, "3 H W"]:
+        """Where the prediction of one image is wrong, over the image; the image itself for kinds without pixels."""
+
+    @abstractmethod
+    def error_legend(self, prediction: Prediction, target: Tensor) -> Legend:
+        """What to print beside the picture of `draw_error`; for kinds without pixels, in words what is wrong."""
 
 
 def _normalise(
@@ -249,8 +348,8 @@ class DenseHead(nn.Module):
         super().__init__()
         self.classifier = nn.Conv2d(channels, outputs, 1)
 
-    def forward(self, features: Tensor, height: int, width: int) -> Tensor:
-        output = self.classifier(features)
+    def forward(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:
+        output = self.classifier(maps[0])
         return nn.functional.interpolate(output, (height, width), mode="bilinear", align_corners=False)
 
 
@@ -261,5 +360,5 @@ class PooledHead(nn.Module):
         super().__init__()
         self.classifier = nn.Linear(channels, outputs)
 
-    def forward(self, features: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1))
+    def forward(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:  # noqa: ARG002
+        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(maps[0], 1), 1))

@@ -1,0 +1,29 @@
+"""Images and predictions at the size that a picture needs."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from segweave.data.augment import to_float
+from segweave.tasks.task import Prediction
+
+
+def shown(image: Shaped[Tensor, "C H W"], size: tuple[int, int]) -> UInt8[Tensor, "C h w"]:
+    """The image as uint8 at a size [h, w]."""
+    if image.shape[-2:] != size:
+        image = functional.resize(image if image.dtype == torch.uint8 else to_float(image), list(size), antialias=True)
+    return image if image.dtype == torch.uint8 else (to_float(image) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def thinned(prediction: Prediction, height: int, width: int, size: tuple[int, int]) -> Prediction:
+    """Maps of an image by the nearest of their pixels at a smaller size."""
+    if size == (height, width):
+        return prediction
+    down, across = (
+        ((torch.arange(n) + 0.5) * (full / n)).long() for n, full in zip(size, (height, width), strict=True)
+    )
+    maps = {key for key, value in prediction.items() if value.shape[-2:] == (height, width)}
+    return {k: v[..., down, :][..., across] if k in maps else v for k, v in prediction.items()}
