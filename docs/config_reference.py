@@ -111,7 +111,8 @@ def _entries(catalogue: Catalogue, key: str, hidden: frozenset[str] = frozenset(
         yield f"### `{key}{name}`\n"
         yield _prose(target) + "\n"
         if catalogue is TASKS:
-            yield f"Losses, the default first: {', '.join(f'[`{x}`](#loss-{x})' for x in _losses_of(name))}.\n"
+            names = ", ".join(f"[`{loss}`](#loss-{loss})" for loss in _losses_of(name))
+            yield f"Losses: {names} ([which to choose](../losses.md)).\n"
         if catalogue is REGULARIZERS:
             fits = _constant(target, "fits") or _constant("segweave.regularizers.regularizer:Regularizer", "fits")
             yield f"Fits {', '.join(f'`{owner}`' for owner in fits)}.\n"

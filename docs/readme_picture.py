@@ -1,4 +1,5 @@
-"""Makes `docs/pictures/streets.jpg` from the run that `make demo` left: image, segmentation, depth of unseen streets.
+"""Makes `docs/pictures/streets.jpg` from the run that `make demo` left: image, segmentation, objects, depth of unseen
+streets.
 
 python docs/readme_picture.py [RUN]
 """
@@ -21,12 +22,12 @@ HEIGHT, WIDTH, GAP = 168, 336, 6
 
 def main(run: str = "runs/demo") -> None:
     model = sw.MultiTaskModel.from_pretrained(run)
-    sheet = torch.full((3, 2 * HEIGHT + GAP, 3 * WIDTH + 2 * GAP), 255, dtype=torch.uint8)
+    sheet = torch.full((3, 2 * HEIGHT + GAP, 4 * WIDTH + 3 * GAP), 255, dtype=torch.uint8)
     for row, index in enumerate(STREETS):
         image = torch.from_numpy(render(seed=1, index=index, height=HEIGHT, width=WIDTH).image).permute(2, 0, 1)
         outputs = model(Resize((96, 192))(image)[None])
         panels = [image]
-        for name in ("semantic", "depth"):
+        for name in ("semantic", "objects", "depth"):
             task = model.tasks[name]
             prediction = task.decode(task.resize(outputs[name].detach(), (96, 192), (HEIGHT, WIDTH)))
             panels.append(task.draw(image, {key: value[0] for key, value in prediction.items()}))

@@ -31,6 +31,7 @@ def main() -> None:
     assert predicted.folder, predicted.problems
 
     Console().print(results_table(results, "unseen synthetic streets (test split)"))
+    print(f"report:   {folder / 'report.html'}")
     print(f"pictures: {predicted.folder / 'pictures'}")
     print(f"metrics:  {folder / 'evaluation-test.json'}, {folder / 'metrics.jsonl'}")
     print(f"weights:  {folder / 'weights' / 'best.safetensors'}")

@@ -50,7 +50,7 @@ SMALL = {
     "train.workers": "0",
     "train.report": "false",
 }
-"""What every training run of the documentation is cut down to; a command's own overrides come after it."""
+"""What a training run of the documentation is cut down to; a command's own overrides follow, with 2 epochs at most."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class Page:
             given = {word.partition("=")[0] for word in arguments}
             path = next(Path(word) for word in arguments[1:] if word.endswith(".yaml"))
             at = arguments.index(str(path)) + 1
-            arguments = [*arguments[:at], *small(path, given), *arguments[at:]]
+            own = [re.sub(r"^(train\.epochs)=\d+$", r"\1=2", word) for word in arguments[at:]]
+            arguments = [*arguments[:at], *small(path, given), *own]
         self.patch.setattr(sys, "argv", ["segweave", *arguments])
         try:
             cli.main()
@@ -182,6 +183,7 @@ def build(checked: Config) -> None:
     import timm
 
     import segweave as sw
+    from segweave.optimizers import parameter_groups
     from segweave.plan import Plan
 
     made = sw.build.build_tasks(checked)
@@ -189,10 +191,11 @@ def build(checked: Config) -> None:
     name = str(model.pop("backbone", "resnet50"))
     assert timm.is_model(name.split(".")[0]), f"timm has no {name}"
     model |= {"pretrained": False, "backbone_options": None}
-    sw.create_model(made, backbone=name if name.startswith("test_") else "test_resnet", **model)
+    network = sw.create_model(made, backbone=name if name.startswith("test_") else "test_resnet", **model)
     options = {key: value for key, value in checked.balancing.items() if key != "method"}
     balancing.METHODS.load(checked.balancing["method"])([task.name for task in made], **options)
-    Plan(**checked.train)
+    plan = Plan(**checked.train)
+    parameter_groups(network, None, plan.lr, plan.weight_decay, plan.backbone_lr_scale, plan.freeze)
     if checked.data["format"] != "synthetic":
         dataset = sw.build.build_dataset(checked, "train", made)
         assert dataset[0].image.ndim == 3

@@ -470,6 +470,289 @@ def test_row_17_training_on_odd_sizes(segweave: Cli, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome
 
 
+# Files that cannot be read, labels that are missing, copies: `check`, and training all the same
+
+
+def damaged(set_: Path) -> list[Path]:
+    """The four ways in which a file cannot be read, at images 02 to 05; the truncated JPEG takes its PNG's place."""
+    images = set_ / "images"
+    whole = (images / "02.png").read_bytes()
+    (images / "02.png").write_bytes(whole[: len(whole) // 2])
+    jpeg = save(Image.open(images / "03.png").copy(), images / "03.jpg").read_bytes()
+    (images / "03.png").unlink()
+    (images / "03.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (images / "04.png").write_bytes(b"")
+    (images / "05.png").write_text("a note, not a picture")
+    return [images / name for name in ("02.png", "03.jpg", "04.png", "05.png")]
+
+
+def test_row_01_check_lists_every_file_that_cannot_be_read(segweave: Cli, set_: Path, tmp_path: Path) -> None:
+    files = damaged(set_)
+    (set_ / "masks" / "06.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    outcome = segweave("check", write_config(tmp_path), "--out", tmp_path / "page", "--workers", "2")
+    assert outcome.code == 1
+    shown = outcome.out.replace("\n", "")
+    for number in range(2, 7):
+        assert f"{number:02d}." in shown or f"train/{number:02d}" in shown, number
+    for path in files:
+        assert f"{path.parent.name}/{path.name}: found" in shown or f"more like it: train/{path.stem}" in shown, path
+    assert "ready to train" not in shown
+    page = (tmp_path / "page" / "check.html").read_text(encoding="utf-8")
+    assert "an empty file" in page
+    assert "a note, not" in page
+
+
+def long_set(root: Path, count: int, images: list[int], masks: list[int]) -> Path:
+    """Small photos with masks, of which some cannot be read; `val.txt` names two good ones."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        save(rng.integers(0, 256, (32, 32, 3)), root / "images" / f"{i:03d}.png", compress_level=0)
+        save(rng.integers(0, 3, (32, 32)), root / "masks" / f"{i:03d}.png", compress_level=0)
+    for folder, numbers in (("images", images), ("masks", masks)):
+        for i in numbers:
+            path = root / folder / f"{i:03d}.png"
+            path.write_bytes(path.read_bytes()[:200] if i % 2 else b"")
+    (root / "val.txt").write_text("000\n001\n")
+    return root
+
+
+TINY_MODEL = {"backbone": "test_resnet", "decoder": {"name": "fpn", "width": 8}}
+
+
+def test_row_01_training_leaves_out_up_to_one_in_a_hundred_and_names_them(segweave: Cli, tmp_path: Path) -> None:
+    import json
+
+    long_set(tmp_path / "set", 205, [7], [10])
+    outcome = train(segweave, write_config(tmp_path, model=TINY_MODEL), "train.steps=14", "train.batch_size=32")
+    assert outcome.code == 0, outcome
+    shown = outcome.out.replace("\n", "")
+    assert shown.count("images/007.png: found an unreadable file") == 1, "once in two epochs"
+    assert shown.count("masks/010.png: found an empty file") == 1
+    log = (tmp_path / "runs" / "config" / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in log]
+    assert sorted(id for line in lines for id in line.get("unreadable", {})) == ["007", "010"]
+    assert sum(line["images"] for line in lines if "seconds" in line) == 2 * 201
+
+
+def test_row_01_training_stops_past_one_in_a_hundred(segweave: Cli, tmp_path: Path) -> None:
+    long_set(tmp_path / "set", 205, [7, 8], [10])
+    outcome = train(segweave, write_config(tmp_path, model=TINY_MODEL), "train.steps=14", "train.batch_size=32")
+    refused(outcome, "3 of 203 training images cannot be read, over 1 % of them", "'007'", "`segweave check`")
+
+
+def test_row_01_what_was_left_out_is_remembered_on_resume(segweave: Cli, tmp_path: Path) -> None:
+    root = long_set(tmp_path / "set", 205, [7], [])
+    config = write_config(tmp_path, model=TINY_MODEL, train={"batch_size": 32, "schedule": "constant"})
+    assert "images/007.png" in train(segweave, config, "train.steps=7").out.replace("\n", "")
+    outcome = train(segweave, config, "train.steps=8", "--resume")
+    assert outcome.code == 0, outcome
+    assert "007" not in outcome.out, "told once"
+    for name in ("020", "022"):
+        (root / "images" / f"{name}.png").write_bytes(b"")
+    refused(train(segweave, config, "train.steps=21", "--resume"), "files of the data have changed", "--changed-data")
+    outcome = train(segweave, config, "train.steps=21", "--resume", "--changed-data")
+    refused(outcome, "3 of 203 training images cannot be read", "'007'", "'020'", "'022'")
+
+
+def test_row_01_weights_for_classes_are_counted_without_them(segweave: Cli, tmp_path: Path) -> None:
+    long_set(tmp_path / "set", 205, [], [10])
+    task = {**CONFIG["tasks"]["semantic"], "class_weights": "balanced"}
+    config = write_config(tmp_path, model=TINY_MODEL, tasks={"semantic": task})
+    assert train(segweave, config, "train.steps=1").code == 0
+
+
+def test_row_01_an_unreadable_validation_image_is_an_error_that_keeps_the_training(
+    segweave: Cli, set_: Path, tmp_path: Path
+) -> None:
+    good = (set_ / "images" / "01.png").read_bytes()
+    (set_ / "images" / "01.png").write_bytes(b"")
+    config = write_config(tmp_path, model=TINY_MODEL)
+    refused(train(segweave, config), "validation: ", "images/01.png: found an empty file", "--resume --changed-data")
+    assert (tmp_path / "runs" / "config" / "weights" / "state.safetensors").is_file()
+    (set_ / "images" / "01.png").write_bytes(good)
+    assert train(segweave, config, "--resume", "--changed-data").code == 0
+
+
+def test_row_09_a_class_absent_from_validation(segweave: Cli, set_: Path, tmp_path: Path) -> None:
+    import json
+
+    for name in ("00", "01"):
+        mask = np.asarray(Image.open(set_ / "masks" / f"{name}.png")).copy()
+        save(np.where(mask == 2, 0, mask), set_ / "masks" / f"{name}.png")
+    config = write_config(tmp_path)
+    outcome = segweave("check", config, "--out", tmp_path / "page", "--workers", "0")
+    assert outcome.code == 0
+    assert "no validation label of 'car': left out of the mean" in " ".join(outcome.out.split())
+    for name in ("00", "01"):
+        predicted = np.asarray(Image.open(set_ / "masks" / f"{name}.png")).copy()
+        predicted[: HEIGHT // 2] = 1
+        save(predicted, tmp_path / "p" / "semantic" / f"{name}.png")
+    outcome = segweave("score", config, "--predictions", tmp_path / "p", "--out", tmp_path / "s.json")
+    scores = json.loads((tmp_path / "s.json").read_text())["tasks"]["semantic"]
+    expected = []
+    truth = np.stack([np.asarray(Image.open(set_ / "masks" / f"{name}.png")) for name in ("00", "01")])
+    said = np.stack([np.asarray(Image.open(tmp_path / "p" / "semantic" / f"{name}.png")) for name in ("00", "01")])
+    for index in (0, 1):
+        expected.append(((truth == index) & (said == index)).sum() / ((truth == index) | (said == index)).sum())
+    assert scores["miou"] == pytest.approx(np.mean(expected), abs=1e-4), "of the two classes that occur"
+    assert "not in this split" in outcome.out
+    assert "car" in outcome.out.split("not in this split")[1]
+
+
+def test_row_10_depth_that_is_no_measurement_is_unlabelled(segweave: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        save(rng.integers(0, 256, (HEIGHT, WIDTH, 3)), tmp_path / "set" / "images" / f"{i}.png")
+        metres = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+        metres[0, :5] = np.nan, np.inf, -np.inf, 0, -3
+        metres[1] = 1e30
+        (tmp_path / "set" / "depth").mkdir(exist_ok=True)
+        np.save(tmp_path / "set" / "depth" / f"{i}.npy", metres)
+    (tmp_path / "set" / "val.txt").write_text("0\n")
+    config = tmp_path / "config.yaml"
+    values = copy.deepcopy(CONFIG)
+    values["data"]["tasks"], values["tasks"] = {"depth": "depth"}, {"depth": {"kind": "depth"}}
+    values["model"] = TINY_MODEL
+    config.write_text(dump(values), encoding="utf-8")
+    outcome = segweave("check", config, "--out", tmp_path / "page", "--workers", "0")
+    assert outcome.code == 0
+    share = 100 * (1 - (5 + WIDTH) / (HEIGHT * WIDTH))
+    assert f"{share:.1f} %" in outcome.out
+    outcome = train(segweave, config)
+    assert outcome.code == 0, outcome
+    log = (tmp_path / "runs" / "config" / "metrics.jsonl").read_text()
+    assert "NaN" not in log
+    assert "skipped" not in log
+    # the same pixels count in no metric: a prediction that is right elsewhere has no error
+    (tmp_path / "p" / "depth").mkdir(parents=True)
+    np.save(tmp_path / "p" / "depth" / "0.npy", np.full((HEIGHT, WIDTH), 2.0, np.float32))
+    outcome = segweave("score", config, "--predictions", tmp_path / "p")
+    assert "rmse" in outcome.out
+    assert float(next(line for line in outcome.out.splitlines() if " rmse " in line).split("│")[3]) == 0
+
+
+def boxes_set(root: Path, boxes: dict[int, list[list[float]]]) -> Path:
+    """Photos with boxes in COCO's JSON, by image; the others have none."""
+    import json
+
+    make_set(root)
+    images = [{"id": i, "file_name": f"{i:02d}.png", "width": WIDTH, "height": HEIGHT} for i in range(COUNT)]
+    found = [(i, box) for i, of_image in boxes.items() for box in of_image]
+    annotations = [
+        {"id": number, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for number, (i, box) in enumerate(found)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
+    (root / "boxes.json").write_text(json.dumps(content))
+    return root
+
+
+def test_row_11_boxes_beyond_the_image_are_clipped_or_dropped_and_counted(segweave: Cli, tmp_path: Path) -> None:
+    good = [10.0, 10.0, 20.0, 12.0]
+    over = [WIDTH - 8.0, 5.0, 20.0, 10.0]
+    outside = [WIDTH + 5.0, 5.0, 20.0, 10.0]
+    boxes_set(
+        tmp_path / "set", {0: [good], 2: [good, over, outside], 3: [[20.0, 20.0, -5.0, 4.0], [5.0, 5.0, 0.0, 9.0]]}
+    )
+    values = copy.deepcopy(CONFIG)
+    values["data"]["tasks"], values["model"] = {"objects": "boxes.json"}, TINY_MODEL
+    values["tasks"] = {"objects": {"kind": "detection", "classes": ["car"]}}
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(values), encoding="utf-8")
+    outcome = segweave("check", config, "--out", tmp_path / "page", "--workers", "0")
+    assert outcome.code == 0, outcome
+    shown = " ".join(outcome.out.split())
+    assert "boxes that reach over the image's border: clipped (1)" in shown
+    assert "boxes outside the image: dropped (1)" in shown
+    assert "boxes inverted, without area or not finite: dropped (2)" in shown
+    assert "│ car │ 2 │ 1 │ 1 │ 1 │" in shown, "two boxes in one training image, one in validation"
+
+
+def test_row_12_an_image_without_a_label_is_trained_on_for_the_other_tasks(
+    segweave: Cli, set_: Path, tmp_path: Path
+) -> None:
+    import json
+
+    for i in range(COUNT):
+        label = set_ / "scene" / f"{i:02d}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("city" if i % 2 else "country")
+    for name in ("02", "03", "04", "05", "06", "07", "08"):
+        (set_ / "masks" / f"{name}.png").unlink()
+    values = copy.deepcopy(CONFIG)
+    values["data"]["tasks"] = {"semantic": "masks", "scene": "scene"}
+    values["tasks"]["scene"] = {"kind": "classification", "classes": ["city", "country"]}
+    values["model"], values["train"]["batch_size"] = TINY_MODEL, 1
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(values), encoding="utf-8")
+    assert train(segweave, config, "train.steps=8").code == 0
+    log = (tmp_path / "runs" / "config" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, log) if "seconds" in line]
+    assert sum("loss/scene" in line for line in steps) == 8
+    assert sum("loss/semantic" in line for line in steps) == 1, "the one image that has a mask"
+    (set_ / "masks" / "09.png").unlink()
+    outcome = train(segweave, config, "train.steps=8")
+    refused(outcome, "tasks.semantic: no training image has a label for it")
+    assert not (tmp_path / "runs" / "config-2").exists(), "before epoch 1"
+    outcome = segweave("check", config, "--out", tmp_path / "page", "--workers", "0")
+    assert outcome.code == 1
+    assert "error: semantic: no training image has a label for it" in outcome.out
+
+
+def test_row_13_the_same_image_in_train_and_validation(segweave: Cli, set_: Path, tmp_path: Path) -> None:
+    # other bytes, the same pixels
+    save(Image.open(set_ / "images" / "00.png").copy(), set_ / "images" / "05.png", compress_level=1)
+    outcome = segweave("check", write_config(tmp_path), "--out", tmp_path / "page", "--workers", "0")
+    assert outcome.code == 0
+    shown = " ".join(outcome.out.split())
+    assert "warning: 1 image of val also in train (equal pixels): train/05 and val/00;" in shown
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "skresnet18"])
+@pytest.mark.parametrize(("batch", "count"), [(1, 2), (7, 8)], ids=["always one", "one left over"])
+def test_row_18_a_batch_of_one_image(
+    segweave: Cli, set_: Path, tmp_path: Path, backbone: str, batch: int, count: int
+) -> None:
+    assert set_.is_dir()
+    config = write_config(tmp_path, model={**TINY_MODEL, "backbone": backbone})
+    outcome = train(segweave, config, f"train.batch_size={batch}", f"train.steps={count // batch + 1}")
+    assert outcome.code == 0, outcome
+
+
+def test_row_19_ten_steps_without_a_finite_loss_stop_and_keep_the_good_checkpoint(
+    segweave: Cli, set_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    from segweave import checkpoint, experiment
+    from segweave.losses import CrossEntropy
+    from segweave.model import MultiTaskModel
+
+    assert set_.is_dir()
+    genuine, calls = CrossEntropy.forward, [0]
+
+    def forward(self: Any, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return genuine(self, output, target) * (1 if calls[0] in (1, 2, 4) else float("nan"))
+
+    monkeypatch.setattr(CrossEntropy, "forward", forward)
+    monkeypatch.setattr(experiment, "_SAVE_SECONDS", 3600.0)
+    outcome = train(segweave, write_config(tmp_path, model=TINY_MODEL), "train.steps=60", "train.validate_every=1")
+    refused(outcome, "the loss was not finite in 10 steps in a row", "semantic", "images ", "train.lr")
+    run_ = tmp_path / "runs" / "config"
+    lines = [json.loads(line) for line in (run_ / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "seconds" in line]
+    skipped = [line for line in steps if line.get("skipped")]
+    assert [line["step"] for line in skipped] == [2, *range(4, 13)]
+    assert all(len(line["ids"]) == 4 and "semantic" in line["not_finite"] for line in skipped)
+    assert "step 2 skipped: semantic" in outcome.out
+    tensors, meta = checkpoint.load(run_ / "weights" / "state.safetensors")
+    assert meta["step"] <= 12
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+    model = MultiTaskModel.from_pretrained(run_)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
 # Output
 
 

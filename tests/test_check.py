@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +239,28 @@ def far(array: np.ndarray) -> np.ndarray:
     return array
 
 
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [
+        (1.0, ""),
+        (255.0, "the image holds values outside 0 to 1"),
+        (np.nan, "the image holds values that are not finite"),
+    ],
+)
+def test_floating_point_images_and_their_range(root: Path, factor: float, expected: str) -> None:
+    for path in (root / "train" / "images").iterdir():
+        array = pixels(path).astype(np.float32) / 255
+        array[5:] *= factor
+        np.save(path.with_suffix(".npy"), array)
+        path.unlink()
+    warnings = found(run(root), "warning")
+    assert warnings[0].startswith(
+        "the images hold values of several kinds: float32 x 3 in 8 images, uint8 x 3 in 4 images"
+    )
+    told = [w for w in warnings[1:] if w.startswith(f"images: {expected}") and "8 images" in w]
+    assert len(told) == len(warnings) - 1 == bool(expected)
+
+
 def test_depth_in_another_unit_is_noticed(root: Path) -> None:
     checked = run(root, depth={**DEPTH, "units_per_metre": 20_000, "min_depth": 0.01})
     assert "depth: no depth beyond 0.45 m where 10 m are expected" in " ".join(found(checked, "warning"))
@@ -428,6 +454,29 @@ def test_the_page_needs_nothing_else_and_shows_every_label(root: Path) -> None:
     assert "every labelled pixel is &#x27;sky&#x27;" in page
     for split in ("train", "val"):
         assert f"Samples of {split}" in page
+
+
+@pytest.mark.skipif("SEGWEAVE_TIMING" not in os.environ, reason="needs a quiet machine: set SEGWEAVE_TIMING")
+def test_a_thousand_images_are_read_in_twenty_seconds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(1000):
+        coarse = np.kron(rng.integers(0, 256, (36, 48, 3)), np.ones((10, 10, 1)))
+        save((coarse + rng.normal(0, 4, coarse.shape)).clip(0, 255), tmp_path / "images" / f"{i:04d}.png")
+        save(np.kron(rng.integers(0, 3, (36, 48)), np.ones((10, 10))), tmp_path / "semantic" / f"{i:04d}.png")
+    path = tmp_path / "speed.yaml"
+    path.write_text(config.dump(values(tmp_path, semantic=SEMANTIC)), encoding="utf-8")
+    allowed = sorted(os.sched_getaffinity(0))[:2]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "segweave", "check", str(path), "--out", str(tmp_path / "page")],
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    assert seconds < 20
 
 
 # Real data with known faults

@@ -152,7 +152,7 @@ def test_sections_overrides_and_their_order(tmp_path: Path) -> None:
         ({"train": {"lr": 1}}, ["train.lr.x=1"], r"override 'train.lr.x=1': train.lr is 1, not a section"),
         ({}, ["train.lr=[1"], r"override 'train.lr=\[1': line 1"),
         ({"trian": {}}, [], r"c.yaml: trian: unknown section; did you mean 'train'\?"),
-        ({}, ["bananas=1"], r"bananas: unknown section"),
+        ({}, ["bananas=1"], r"override 'bananas=1': expected section.key=value"),
         ({"train": 3}, [], r"c.yaml: train: expected a mapping; found 3"),
         ([], [], r"c.yaml: expected a mapping with the sections data, tasks, model, balancing, train; found \[\]"),
         ({3: {}}, [], r"3: unknown section"),

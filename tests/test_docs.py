@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 import shutil
@@ -18,8 +19,9 @@ import torch
 import yaml
 
 import segweave as sw
-from doc_blocks import LANGUAGES, ROOT, Page, blocks, pages
+from doc_blocks import LANGUAGES, ROOT, Block, Page, blocks, pages
 from segweave.catalogue import Catalogue
+from segweave.errors import SegweaveError
 from segweave.rasters import write_image
 
 PAGES = pages()
@@ -44,6 +46,40 @@ def test_blocks_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Monk
         learns(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("", "no language"),
+        ("bash", "segweave --help"),
+        ("python", "assert 1 == 2"),
+        ("json", "{"),
+        ("yaml", "train: {learning_rate: 1.0}"),
+        ("yaml", "tasks: {semantic: {kind: semantic, loss: lovas}}"),
+        ("yaml", "tasks: {semantic: {kind: semantic, loss: {focal: {gama: 2.0}}}}"),
+        ("yaml", "model: {decoder: {name: fpn, with: 64}}"),
+        ("yaml", "model: {backbone: resnet51}"),
+        ("yaml", "data: {format: folder, root: nowhere}"),
+        ("yaml", "balancing: {method: equals}"),
+        ("yaml", "train: {freeze: [encoder.nothing]}"),
+        ("sh", "segweave train missing.yaml"),
+        ("sh", "segweave --help   # exit 2"),
+        ("sh", "rm -r data"),
+        ("sh", "ls missing"),
+        ("sh", "make coffee"),
+        ("sh", "pip install segweave[coffee]"),
+        ("sh", "python missing.py"),
+        ("text", "error: nobody said this"),
+    ],
+)
+def test_a_wrong_block_fails(
+    language: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    running = Page("page.md", monkeypatch, capsys)
+    with pytest.raises((AssertionError, ValueError, SegweaveError, subprocess.CalledProcessError)):
+        running.run(Block(language, text + "\n", 1))
+
+
 def learns(shown: str) -> None:
     """The page's own training made both tasks better."""
     epochs = re.findall(r"loss ([\d.]+), mIoU ([\d.]+), scene accuracy ([\d.]+)", shown)
@@ -56,7 +92,7 @@ def learns(shown: str) -> None:
 
 def a_street_data_set(folder: Path) -> None:
     """What the README's config and commands speak of: data/street, other images, and predictions of another program."""
-    from segweave.data.streets import CLASSES, render
+    from segweave.data.streets import CLASSES, OBJECTS, render
     from segweave.rasters import write_depth, write_index
 
     root = folder / "data" / "street"
@@ -73,6 +109,19 @@ def a_street_data_set(folder: Path) -> None:
         write_depth(torch.from_numpy(street.depth), folder / "other" / "predictions" / "depth" / f"{name}.png")
         (root / "scenes").mkdir(exist_ok=True)
         (root / "scenes" / f"{name}.txt").write_text(["city", "road"][index % 2])
+    boxes = [(name, render(seed=3, index=index, height=48, width=64)) for index, name in enumerate(names)]
+    found = [
+        {"image_id": name, "category_id": int(label) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.9}
+        for name, street in boxes
+        for (x1, y1, x2, y2), label in zip(street.boxes.tolist(), street.labels.tolist(), strict=True)
+    ]
+    (folder / "other" / "predictions" / "objects").mkdir()
+    (folder / "other" / "predictions" / "objects" / "objects.json").write_text(json.dumps(found))
+    images = [{"id": name, "file_name": f"{name}.png", "height": 48, "width": 64} for name in names]
+    categories = [{"id": number, "name": name} for number, name in enumerate(OBJECTS, 1)]
+    for split in ("train", "val", "test"):
+        content = {"images": images, "categories": categories, "annotations": found}
+        (root / f"boxes_{split}.json").write_text(json.dumps(content))
     scenes = "".join(f"{name},{['city', 'road'][index % 2]}\n" for index, name in enumerate(names))
     (folder / "other" / "predictions" / "scene").mkdir()
     (folder / "other" / "predictions" / "scene" / "scene.csv").write_text("image,label\n" + scenes)

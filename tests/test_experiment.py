@@ -90,9 +90,9 @@ def test_resuming_a_finished_run_changes_nothing_and_a_longer_plan_goes_on(tmp_p
     [
         ({"tasks": {"scene": {"kind": "classification", "weight": 2.0}}}, "scene"),
         ({"tasks": {"extra": {"kind": "depth", "source": "depth"}}}, "extra"),
-        ({"model": {"backbone": "test_efficientnet"}}, "model"),
-        ({"balancing": {"method": "uncertainty"}}, "balancer"),
-        ({"train": {"steps": 4, "batch_size": 4, "workers": 0, "ema": 0.9}}, "ema"),
+        ({"model": {"backbone": "test_efficientnet"}}, r"model\.backbone was .test_resnet. and is"),
+        ({"balancing": {"method": "uncertainty"}}, r"balancing\.method was"),
+        ({"train": {"steps": 4, "batch_size": 4, "workers": 0, "ema": 0.9}}, r"train\.ema was null and is 0\.9"),
     ],
 )
 def test_resume_refuses_another_network_and_says_what_differs(changes: dict, named: str, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_resume_keeps_the_order_of_the_tasks(tmp_path: Path) -> None:
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none: nothing to resume; expected .*state\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"none: nothing to resume; expected .*config\.yaml"):
         build.train(tiny(), "none", tmp_path, resume=True, quiet=True)
     assert not (tmp_path / "none").exists()
 
@@ -119,12 +119,12 @@ def test_what_a_run_holds(tmp_path: Path) -> None:
     folder, _ = build.train(tiny(train={"epochs": 2, "seed": 7}), "run", tmp_path, quiet=True)
     facts = json.loads((folder / "run.json").read_text())
     assert facts["seed"] == 7
-    assert len(facts["data_fingerprint"]) == 64
+    assert {split: len(value) for split, value in facts["data_fingerprint"].items()} == {"train": 64, "val": 64}
     assert facts["versions"]["torch"] == version("torch")
     assert facts["task_order"] == ["semantic", "depth", "scene"]
     assert "git_revision" in facts
     weights = sorted(path.name for path in (folder / "weights").iterdir())
-    assert weights == ["best.safetensors", "last.safetensors", "state.safetensors"]
+    assert weights == ["best.safetensors", "last.safetensors", "previous.safetensors", "state.safetensors"]
     config = build.load_run(folder)[1]
     assert config.sections() == tiny(train={"epochs": 2, "seed": 7}).sections()
     other, _ = build.train(tiny(data={"seed": 1}), "other", tmp_path, quiet=True)
@@ -245,14 +245,14 @@ def test_the_last_weights_are_validated_and_saved_wherever_the_time_runs_out(
     clock = Clock()
     timed(clock, monkeypatch)
     saves: list[int] = []
-    genuine = experiment._save
+    genuine = experiment.save
 
     def save(folder: Path, parts: Any, state: Any, kept: Any) -> None:
         saves.append(state.step)
         clock.tick = 1.0
         genuine(folder, parts, state, kept)
 
-    monkeypatch.setattr(experiment, "_save", save)
+    monkeypatch.setattr(experiment, "save", save)
     folder, _ = build.train(tiny(train={"minutes": looks / 60}), "run", tmp_path, quiet=True)
     last = steps(folder)[-1]["step"]
     assert last in (3, 4)  # of the second epoch, but not its end

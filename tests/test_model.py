@@ -64,7 +64,7 @@ def test_a_head_reads_where_it_is_told(at: str) -> None:
         [Semantic("semantic", classes=5), Depth("depth", at=at)], backbone="test_resnet", decoder={"name": "fpn"}
     )
     read: list[tuple[int, ...]] = []
-    model.heads["depth"].register_forward_pre_hook(lambda _, args: read.append(tuple(args[0].shape[2:])))
+    model.heads["depth"].register_forward_pre_hook(lambda _, args: read.append(tuple(args[0][0].shape[2:])))
     assert model(torch.rand(1, 3, 64, 96))["depth"].shape == (1, 1, 64, 96)
     stride = {"decoder": 4, "encoder": max(model.encoder.strides), "stride16": 16, "stride8": 8}[at]
     assert read == [(64 // stride, 96 // stride)]

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 
 from segweave import rasters
 from segweave.errors import DataError
+from segweave.palette import default_palette
 from segweave.rasters import integer_bits, read_header, read_image, read_index, read_values
 
 DATA = Path(os.environ.get("SEGWEAVE_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -587,7 +588,7 @@ planes = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=
 def test_written_indices_come_back(values: np.ndarray, kind: type, colours: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mask.png")
-        palette = rasters.default_palette(colours)
+        palette = default_palette(colours)
         rasters.write_index(torch.from_numpy(values.astype(kind)), path, palette)
         assert torch.equal(read_index(path), torch.from_numpy(values))
         with Image.open(path) as opened:
@@ -654,11 +655,11 @@ def test_indices_that_a_palette_cannot_hold_are_refused(tmp_path: Path, value: i
 
 
 def test_default_palette_is_distinct_and_a_shorter_one_begins_a_longer_one() -> None:
-    palette = rasters.default_palette(256)
+    palette = default_palette(256)
     assert len(set(palette)) == 256
-    assert palette == rasters.default_palette(256)
-    assert all(rasters.default_palette(count) == palette[:count] for count in (0, 1, 5, 20, 255))
-    assert rasters.default_palette(300)[256:] == palette[:44]
+    assert palette == default_palette(256)
+    assert all(default_palette(count) == palette[:count] for count in (0, 1, 5, 20, 255))
+    assert default_palette(300)[256:] == palette[:44]
     assert all(0 <= value <= 255 for colour in palette for value in colour)
     first = np.array(palette[:12]) @ (0.3, 0.59, 0.11)
     blue = np.array(palette[:12]) @ (-0.25, -0.25, 0.5)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from segweave import build, checkpoint, summary
 from segweave.batch import Sample
@@ -23,7 +24,6 @@ from segweave.errors import CheckpointError, DataError
 from segweave.report.html import number
 from segweave.summary import chosen, mean_ranks
 from tiny import lines, tiny
-from typer.testing import CliRunner
 
 QUICK = {"steps": 4, "report": True, "validate_every": 1}
 
@@ -44,7 +44,7 @@ def test_a_run_ends_with_its_page(run: Path) -> None:
     for words in ("data:image/webp", "head depth", "separate network for scene", "test_resnet", "semantic: iou"):
         assert words in page
     facts = json.loads((run / "run.json").read_text())
-    for fact in (facts["data_fingerprint"], facts["started"], facts["versions"]["torch"]):
+    for fact in (*facts["data_fingerprint"].values(), facts["started"], facts["versions"]["torch"]):
         assert fact in page
     assert "segweave train" in page
     assert "a run" in page
@@ -108,13 +108,14 @@ def test_a_resumed_run_writes_it_again_and_says_so(tmp_path: Path) -> None:
         folder, _ = build.train(config, "again", tmp_path, resume=resume, quiet=True)
         return (folder / "report.html").read_text(encoding="utf-8")
 
-    assert "resumed at step" not in words(2, resume=False)
-    assert "Interrupted and resumed at step 2" in words(4, resume=True)
+    assert "Went on at step" not in words(2, resume=False)
+    assert "Went on at step 2 on 20" in words(4, resume=True)
     (tmp_path / "again" / "report.html").unlink()
     # nothing is left to do, but the page comes back, and no other end of the training is told of
     again = words(4, resume=True)
-    assert "resumed at step 2;" in again
-    assert len((tmp_path / "again" / "results.csv").read_text().splitlines()) == 3
+    assert again.count("Went on at step") == 1
+    assert "with changes: train.steps from 2 to 4." in again
+    assert len((tmp_path / "again" / "results.csv").read_text().splitlines()) == 4  # after steps 2, 3 and 4
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_page_that_fails_loses_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(summary, "training_page", fail)
+    monkeypatch.setattr(build, "write_report", fail)
     shutil.copytree(run, tmp_path / "kept")
     folder, results = build.train(tiny(train=QUICK), "kept", tmp_path, resume=True, quiet=True)
     assert results["depth"]
@@ -193,7 +194,7 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
     history = summary.read_history(lines(run))
 
     def notes(**plan: Any) -> str:
-        return " ".join(summary._notes(state | {"resumed_at": []}, history, build.Plan(**plan)))
+        return " ".join(summary._notes({}, state, history, build.Plan(**plan)))
 
     assert "Not finished: 7 of 9 steps" in notes(steps=9)
     assert "Not finished" not in notes(steps=7)

@@ -365,7 +365,7 @@ class _Squeezed(nn.Module):
         self.squeeze = _Squeeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.squeeze(self.wide(self.stem(x)))]
+        return [self.squeeze(self.wide(self.stem(x)).relu())]
 
 
 def squeezed() -> MultiTaskModel:

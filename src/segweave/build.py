@@ -22,9 +22,11 @@ from segweave.data.dataset import Dataset
 from segweave.data.loader import Loader, evaluation_batches
 from segweave.errors import CheckpointError, ConfigError, SegweaveError, UnreadableError
 from segweave.evaluate import Results, evaluate, score
-from segweave.experiment import check_folder, run
+from segweave.experiment import run
 from segweave.model import MultiTaskModel, create_model
 from segweave.plan import Plan
+from segweave.resume import config_changes, data_changes
+from segweave.run_folder import check_folder
 from segweave.schema import check_config
 from segweave.sources import build_dataset, build_tasks
 from segweave.summary import write_report
@@ -50,20 +52,36 @@ def train(
     resume: bool = False,
     device: str | None = None,
     quiet: bool = False,
+    changed_data: bool = False,
 ) -> tuple[Path, Results]:
     """Trains a checked config and returns the run folder with the best checkpoint's validation results.
+
+    Args:
+        config: from `read_config` or `check_config`.
+        name: of the run; the config file's by default.
+        out: the folder of runs.
+        resume: goes on with the run of that name; `segweave.resume` says what of the config may be different.
+        device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
+        quiet: prints nothing.
+        changed_data: goes on although files of the data have changed since the run began.
 
     Raises:
         SegweaveError: whatever in the config or the data cannot be used.
     """
     plan = Plan(**config.train)
-    if not resume:
+    augment = Augment(_size(config), **(config.data.get("augment") or {}))
+    name = name or Path(config.source).stem
+    changes = config_changes(Path(out) / name, config) if resume else None
+    if changes is None:
         check_folder(Path(out))
     place = choose_device(device)
     torch.manual_seed(plan.seed)
     tasks = build_tasks(config)
     dataset = build_dataset(config, "train", tasks)
     validation = build_dataset(config, "val", tasks)
+    fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
+    if changes is not None:
+        changes |= data_changes(Path(out) / name, fingerprints, changed_data)
     for task in tasks:
         if not dataset.labelled(task.name):
             raise ConfigError(f"tasks.{task.name}: no training image has a label for it; check data.tasks and source")
@@ -75,7 +93,6 @@ def train(
         torch.set_num_threads(max(1, cores - workers))
     options = {key: value for key, value in config.balancing.items() if key != "method"}
     balancer = METHODS.load(config.balancing["method"])([task.name for task in tasks], **options)
-    augment = Augment(_size(config), **(config.data.get("augment") or {}))
 
     def loader(start_step: int) -> Loader:
         return Loader(
@@ -96,10 +113,10 @@ def train(
         balancer,
         plan,
         config=config,
-        fingerprint=dataset.fingerprint(),
-        name=name or Path(config.source).stem,
+        fingerprints=fingerprints,
+        name=name,
         out=Path(out),
-        resume=resume,
+        changes=changes,
         quiet=quiet,
     )
     if plan.report:
@@ -151,7 +168,9 @@ def load_run(path: str | Path) -> tuple[MultiTaskModel, Config]:
     """A run's best network and its config. Raises CheckpointError or ConfigError."""
     source = Path(path) / "config.yaml"
     if not source.is_file():
-        raise CheckpointError(f"{path}: no run here; expected {source}, as `segweave train` writes it")
+        runs = sorted(str(place.parent) for place in Path(path).glob("*/config.yaml"))
+        cure = f"did you mean {' or '.join(runs[:3])}?" if runs else f"expected {source}, as `segweave train` writes it"
+        raise CheckpointError(f"{path}: no run here; {cure}")
     return MultiTaskModel.from_pretrained(path), check_config(load(source), Path(path))
 
 
@@ -177,19 +196,21 @@ def choose_device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--device: found {name!r}; expected cpu, cuda or cuda:N of this machine: {reason}") from None
+        reason = "" if reason.startswith("Expected one of") else f": {reason}"  # a list of devices of all machines
+        raise ConfigError(f"--device: found {name!r}; expected cpu, cuda or cuda:N of this machine{reason}") from None
     return device
 
 
 def evaluate_run(
     path: str | Path, split: str = "val", data: Config | None = None, device: str | None = None
 ) -> Results:
-    """Metrics of a run's best network on a split; written into the run as `evaluation-<split>.json` and `.csv`.
+    """Metrics of a run's best network on a split; written into the run as `evaluation_file` says.
 
     Args:
         path: the run folder.
         split: `train`, `val`, `test` or a split of the config.
-        data: a config of other data. Its tasks, where it has some, read the labels instead of the run's.
+        data: a config of other data. Its tasks, where it has some, read the labels instead of the run's. Without tasks,
+            those of the run are measured whose layers `data.tasks` names, or all where it names none.
         device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
 
     Raises:
@@ -199,11 +220,27 @@ def evaluate_run(
     readers = list(model.tasks.values())
     if data is not None:
         config = replace(config, data={"size": _size(config), **data.data})
-        readers = _readers(model, data) if data.tasks else readers
+        readers = _readers(model, data) if data.tasks else _in_layers(readers, data)
     dataset = build_dataset(config, split, readers)
     results = build_validation(config, dataset, 0, readers)(model.to(choose_device(device)))
-    write_results(Path(path) / f"evaluation-{split}.json", results)
+    write_results(evaluation_file(path, split, data), results)
     return results
+
+
+def evaluation_file(run: str | Path, split: str, data: Config | None = None) -> Path:
+    """`evaluation-<split>.json` in the run; of other data, `evaluation-<its config's name>-<split>.json`."""
+    other = f"{Path(data.source).stem}-" if data is not None else ""
+    return Path(run) / f"evaluation-{other}{split}.json"
+
+
+def _in_layers(tasks: list[Task], data: Config) -> list[Task]:
+    """The tasks whose labels other data names."""
+    layers = data.data.get("tasks")
+    kept = [task for task in tasks if layers is None or (task.source or task.name) in layers]
+    if not kept:
+        wanted = ", ".join(task.source or task.name for task in tasks)
+        raise ConfigError(f"{data.source}: data.tasks: found {', '.join(layers or ())}; the run's tasks read {wanted}")
+    return kept
 
 
 def score_predictions(

@@ -83,6 +83,7 @@ def check(
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = {split: dict(dataset.notes) for split, dataset in datasets.items()}
     sizes = {split: len(dataset) for split, dataset in datasets.items()}
+    # the processes are forked before the bar's thread starts, whose locks they would inherit
     records = _watched(survey(datasets, tasks, workers), sum(sizes.values()), console or Console(quiet=True))
     inventory = take_inventory(records, sizes, tasks)
     one_size = bool(config.data.get("size") or (config.data.get("augment") or {}).get("crop"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 # Two spinning OpenMP threads beside another busy process are many times slower; must stand before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,16 +19,29 @@ from segweave.errors import SegweaveError
 
 app = typer.Typer(
     help="One network, one shared encoder, several vision tasks.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, of which typer has a copy in some versions
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cuda where there is one")]
 Split = Annotated[str, typer.Option(help="train, val, test or a split of the config")]
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"segweave {metadata.version('segweave')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -36,6 +51,10 @@ def train(
     name: Annotated[str | None, typer.Option(help="name of the run; the config's by default")] = None,
     out: Annotated[Path, typer.Option(help="parent folder of runs")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run of this name")] = False,
+    changed_data: Annotated[
+        bool,
+        typer.Option("--changed-data", help="go on although files of its data changed, such as mended ones"),
+    ] = False,
     device: Device = None,
 ) -> None:
     """Train the network that a config describes."""
@@ -44,7 +63,7 @@ def train(
     checked = read_config(config, overrides or [])
     from segweave import build
 
-    folder, results = build.train(checked, name, out, resume, device)
+    folder, results = build.train(checked, name, out, resume, device, changed_data=changed_data)
     _print_results(results, "validation, best weights")
     typer.echo(f"run: {folder}")
     if (folder / "report.html").is_file():
@@ -53,7 +72,7 @@ def train(
 
 @app.command()
 def report(run: RunPath, device: Device = None) -> None:
-    """Make the page, the picture and the table of a run's results anew."""
+    """Make a run's page, picture and table anew."""
     from segweave import build
 
     typer.echo(f"report: {build.report_run(run, device)}")
@@ -76,7 +95,7 @@ def evaluate(
 
     results = build.evaluate_run(run, split, other, device=device)
     _print_results(results, f"{run.name}, {split}")
-    typer.echo(f"written: {run / f'evaluation-{split}.json'}")
+    typer.echo(f"written: {build.evaluation_file(run, split, other)}")
 
 
 @app.command()
@@ -86,7 +105,7 @@ def score(
     split: Split = "val",
     out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
 ) -> None:
-    """Measure prediction files of any origin against a config's labels."""
+    """Measure prediction files of any origin."""
     from segweave.schema import read_config
 
     checked = read_config(config)
@@ -128,33 +147,51 @@ def check(
     from segweave.schema import read_config
 
     checked = read_config(config, overrides or [])
-    from rich.console import Console
-
     from segweave import check
+    from segweave.terminal import console
 
-    done = check.check(checked, out, workers, Console(stderr=True))
-    Console().print(check.report(done))
+    done = check.check(checked, out, workers, console(stderr=True))
+    console().print(check.report(done))
     typer.echo(f"page: {done.page}")
     if done.errors:
         raise typer.Exit(1)
 
 
 def _print_results(results: dict, title: str) -> None:
-    from rich.console import Console
-
     from segweave.report.table import results_table
+    from segweave.terminal import console
 
-    Console().print(results_table(results, title))
+    console().print(results_table(results, title))
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, in one line, and where to read how it is meant."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    called = error.ctx.command_path if error.ctx else "segweave"
+    key = (getattr(error, "option_name", None) or "").lstrip("-").replace("-", "_")
+    from segweave.catalogue import signature_options
+
+    if key in signature_options("segweave.plan:Plan")[0]:
+        return f"{message}; it is a key of the config, to be written as train.{key}=VALUE behind CONFIG"
+    return f"{message}; see `{called} --help`"
 
 
 def main() -> None:
-    """The console script: a user's mistake is one message and exit code 2, Ctrl-C is 130 without a traceback."""
+    """The console script: a user's mistake is one message and exit code 2, Ctrl-C is 130 and SIGTERM 143.
+
+    Training finishes its step and saves before it obeys either; the other verbs leave no half-written file.
+    """
     warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which the message names
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except SegweaveError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except _UsageError as error:
+        print(f"error: {_usage(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; `--resume` goes on from the last checkpoint of a training run", file=sys.stderr)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -95,6 +95,10 @@ def parse(text: str, source: str = "config") -> Any:
         raise ConfigError(f"{source}: not YAML that can be read: {' '.join(str(error).split())}") from None
 
 
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
+
+
 def _count_nodes(root: yaml.Node | None) -> None:
     """Counts nodes with every alias expanded, children before parents, so that nested aliases cannot multiply."""
     sizes: dict[int, int] = {}
@@ -120,6 +124,8 @@ def _count_nodes(root: yaml.Node | None) -> None:
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads a config file and applies `section.key=value` overrides; `${NAME}` and `${NAME:-default}` are expanded.
 
+    A value that is one such variable and nothing else may be a number or true or false: `lr: ${LR}`.
+
     Raises:
         ConfigError: the file is missing or is not such a config.
     """
@@ -128,8 +134,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not text; expected a YAML file in UTF-8") from None
     return from_values(parse(text, str(path)), overrides, str(path))
 
 
@@ -151,7 +159,7 @@ def from_values(values: Any, overrides: Iterable[str] = (), source: str = "confi
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or (len(parts) == 1 and parts[0] not in SECTIONS):
         raise ConfigError(f"override {override!r}: expected section.key=value, such as train.lr=1e-3")
     level = values
     for depth, part in enumerate(parts[:-1], 1):
@@ -180,7 +188,11 @@ def _expand(value: Any, source: str) -> Any:
             raise ConfigError(f"{source}: {value}: environment variable {name} is not set, and it has no default")
         return os.environ.get(name) or default or ""
 
-    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", variable, value)
+    text = _VARIABLE.sub(variable, value)
+    alone = _VARIABLE.fullmatch(value) is not None
+    return (
+        parse(text, source) if alone and _Loader("").resolve(yaml.ScalarNode, text, (True, False)) in _PLAIN else text
+    )
 
 
 def dump(values: Mapping[str, Any]) -> str:

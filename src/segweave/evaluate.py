@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segweave.batch import Sample
 from segweave.data.dataset import Dataset
+from segweave.data.layout import by_end, examples
 from segweave.errors import DataError
 from segweave.model import MultiTaskModel
 from segweave.tasks.task import Task
@@ -67,14 +68,18 @@ def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
         found = task.predictions(place)
         # a flat folder may hold the predictions of images in sub-folders, as far as their names tell them apart
         ours, theirs = (Counter(Path(key).name for key in keys) for keys in (dataset.ids, found))
-        stems = {Path(key).name: reader for key, reader in found.items() if theirs[Path(key).name] == 1}
+        stems = {Path(key).name: key for key in found if theirs[Path(key).name] == 1}
+        ends = by_end(found, set(dataset.ids))
+        scored = matched = 0
         metric = task.metric()
         for index, id in enumerate(dataset.ids):
             annotation = dataset.annotation(index, task.name)
             if annotation is None:
                 continue
             name = Path(id).name
-            reader = found.get(id) or (stems.get(name) if ours[name] == 1 else None)
+            key = ends.get(id) or (stems.get(name) if ours[name] == 1 else None)
+            scored, matched = scored + 1, matched + (key is not None)
+            reader = found[key] if key is not None else found.get(id)
             if reader is None:
                 some = f", such as {next(iter(found))!r}" if found else ""
                 raise DataError(
@@ -89,6 +94,8 @@ def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
                             f"{place}: {id}: size {list(value.shape[1:])}; its label has {list(target.shape[1:])}"
                         )
             metric.update(prediction, target)
+        if found and scored and not matched:
+            raise DataError(f"{place}: no prediction is of an image here; {examples(found, dataset.ids, 'they')}")
         results[task.name] = {**metric.compute(), **metric.details()}
     return results
 

@@ -188,7 +188,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         tensors, recipe = checkpoint.load(found)
         if not {"tasks", "model"} <= recipe.keys():
             raise CheckpointError(f"{found}: not the weights of a network; expected best.safetensors or {_WEIGHTS}")
-        tasks = [TASKS.load(spec["kind"])(**{k: v for k, v in spec.items() if k != "kind"}) for spec in recipe["tasks"]]
+        tasks = [_rebuilt(spec, found) for spec in recipe["tasks"]]
         if (recipe["model"]["backbone"] is None) != (encoder is not None):
             cure = "pass one of the same make as `encoder`" if encoder is None else "leave `encoder` out"
             kind = "an encoder of its program's own" if encoder is None else "a timm encoder"
@@ -201,6 +201,19 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{found}: its tensors do not fit the network it describes: {reason}") from None
         return model.eval()
+
+
+def _rebuilt(spec: Mapping[str, Any], source: Path) -> Task:
+    """The task that `Task.spec` described. Raises CheckpointError where this version knows no such task."""
+    kind, options = str(spec.get("kind")), {key: value for key, value in spec.items() if key not in ("kind", "name")}
+    try:
+        unknown = sorted(options.keys() - TASKS.options(kind).keys())
+        if not unknown:
+            return TASKS.load(kind)(spec["name"], **options)
+        reason = f"task {spec['name']!r} has the unknown options {', '.join(unknown)}"
+    except ConfigError as error:
+        reason = str(error)
+    raise CheckpointError(f"{source}: {reason}; a newer segweave may have written it: update segweave")
 
 
 def create_model(
@@ -269,6 +282,11 @@ def create_model(
     common = _decoder(settings, encoder, "model.decoder") if needs_shared else None
     weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels, encoder.strides)
     spec = options | {"mean": list(mean or encoder.mean), "std": list(std or encoder.std)}
+    for key in ("mean", "std"):
+        bands = len(encoder.mean) if given else in_channels
+        if len(spec[key]) != bands or (key == "std" and not min(spec[key]) > 0):
+            above = ", each above 0" if key == "std" else ""
+            raise ConfigError(f"model.{key}: found {spec[key]}; expected {bands} numbers, one per band{above}")
     spec |= {"backbone": None} if given else {}
     return MultiTaskModel(tasks, encoder, weave, spec["mean"], spec["std"], regularizers, spec)
 

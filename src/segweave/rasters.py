@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Float32, Int32, Integer, UInt8, UInt16
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -163,10 +163,19 @@ def write_index(labels: Integer[Tensor, "H W"], path: Path, palette: Sequence[tu
 def write_depth(metres: Float[Tensor, "H W"], path: Path) -> None:
     """Write a depth map in metres as a 16-bit PNG in millimetres, rounded to nearest and clipped at 65.535 m.
 
-    0 means no depth: it stands for NaN, infinite and negative values too. Failure to write is a DataError.
+    0 means no depth: it stands for NaN, infinite and negative values too. Failure to write is a DataError. A text chunk
+    of the file states the unit, which `in_millimetres` finds.
     """
     millimetres = metres.detach().cpu().double().nan_to_num(0, 0, 0).mul(1000).round().clamp(0, 65535)
-    _write(path, Image.fromarray(millimetres.numpy().astype(np.uint16)), "PNG")
+    unit = PngInfo()
+    unit.add_text("units_per_metre", "1000")
+    _write(path, Image.fromarray(millimetres.numpy().astype(np.uint16)), "PNG", pnginfo=unit)
+
+
+def in_millimetres(path: Path) -> bool:
+    """Whether a depth map says of itself that it holds millimetres, as those of `write_depth` do."""
+    with _reading(path) as file:
+        return b"tEXtunits_per_metre\x001000" in file.read(256)
 
 
 def write_image(image: UInt8[Tensor, "3 H W"], path: Path) -> None:
@@ -175,25 +184,6 @@ def write_image(image: UInt8[Tensor, "3 H W"], path: Path) -> None:
     if kind is None:
         raise _bad(path, f"the suffix {path.suffix!r}", ".png, .jpg or .jpeg", "Name the output accordingly.")
     _write(path, Image.fromarray(image.detach().cpu().permute(1, 2, 0).contiguous().numpy()), kind)
-
-
-def default_palette(count: int) -> list[tuple[int, int, int]]:
-    """`count` colours for overlays: 256 distinct ones, then they repeat; a shorter palette begins a longer one.
-
-    The first seven are those of Okabe and Ito. Each further one is farthest from all before it in lightness and from
-    blue to yellow; red against green counts for less, because many readers do not see it.
-    """
-    okabe_ito = np.frombuffer(bytes.fromhex("0072b2e69f00009e73d55e0056b4e9cc79a7f0e442"), np.uint8).reshape(7, 3)
-    colours = np.concatenate([okabe_ito, np.indices((13, 13, 13)).reshape(3, -1).T * 255 // 12])
-    seen = colours @ np.array([[0.3, 0.59, 0.11], [-0.25, -0.25, 0.5], [0.17, -0.17, 0.0]]).T
-    # Near-black and near-white hide under or on an image.
-    visible = (seen[:, 0] > 60) & (seen[:, 0] < 225)
-    colours, seen = colours[visible], seen[visible]
-    distance, order = np.full(len(colours), np.inf), list[int]()
-    for step in range(min(count, 256)):
-        order.append(step if step < len(okabe_ito) else int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(seen - seen[order[-1]], axis=1))
-    return [(int(r), int(g), int(b)) for r, g, b in (colours[order[index % 256]] for index in range(count))]
 
 
 def _bad(path: Path, found: str, expected: str, cure: str, kind: type[DataError] = DataError) -> DataError:
@@ -384,7 +374,7 @@ def _map_colours(pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]
     return ids.astype(np.uint8 if ids.min() >= 0 and ids.max() <= 255 else np.int64)[slots]
 
 
-def _write(path: Path, image: Image.Image, kind: str) -> None:
+def _write(path: Path, image: Image.Image, kind: str, **options: Any) -> None:
     """Fill a file beside `path`, then put it in place in one step."""
     # A name of its own length: the target's name may already be as long as the file system allows.
     part = path.parent / f".{secrets.token_hex(8)}.part"
@@ -392,7 +382,7 @@ def _write(path: Path, image: Image.Image, kind: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("xb") as file:
-                image.save(file, kind, quality=95)
+                image.save(file, kind, quality=95, **options)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

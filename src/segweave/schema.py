@@ -18,6 +18,7 @@ from segweave.regularizers.betas import check_betas
 from segweave.tasks import TASKS
 
 _PATHS = ("root",)
+_UNCHANGED = {"scale": None, "flip": 0.0, "colour": 0.0}  # the augmentation that does nothing
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = (), data_only: bool = False) -> Config:
@@ -41,9 +42,7 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
     if not raw.tasks and not data_only:
         raise ConfigError(f"{raw.source}: tasks: missing; expected at least one task")
     data = _with_choice(raw.data, "format", FORMATS, "data", {"augment", "size"})
-    if isinstance(data.get("augment"), Mapping):
-        augment = signature_options("segweave.data.augment:Augment")[0]
-        data["augment"] = check(data["augment"], augment, "data.augment")
+    data |= _checked_views(data)
     tasks = {}
     for name, options in raw.tasks.items():
         if not isinstance(options, Mapping):
@@ -63,6 +62,21 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
         if isinstance(data.get(key), str):
             data[key] = _locate(data[key], base)
     return replace(raw, data=data, tasks=tasks, model=model, balancing=balancing, train=train)
+
+
+def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data.size` and `data.augment` where they are written: how large and how varied the network sees an image."""
+    views: dict[str, Any] = {}
+    size, augment = data.get("size"), data.get("augment")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"data.size: found {list(size)}; expected [height, width] in whole pixels, both above 0")
+    if augment is False:
+        views["augment"] = dict(_UNCHANGED)
+    elif isinstance(augment, Mapping):
+        views["augment"] = check(augment, signature_options("segweave.data.augment:Augment")[0], "data.augment")
+    elif augment is not None:
+        raise ConfigError(f"data.augment: found {augment!r}; expected a mapping, false for none, or null for the usual")
+    return views
 
 
 def _with_choice(
@@ -88,7 +102,12 @@ def _check_losses(loss: Any, where: str) -> None:
 
 
 def _locate(path: str, base: Path) -> str:
+    """The path as it is found: `~` is the home folder; a missing one stays as it was written, for the message."""
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return path
     for folder in (base, Path()):
-        if (folder / path).exists():
-            return str((folder / path).resolve())
-    return path
+        if (folder / expanded).exists():
+            return str((folder / expanded).resolve())
+    return path if expanded == Path(path) else str(expanded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segweave import checkpoint
+from segweave.atomic import whole_file
 from segweave.batch import Sample
 from segweave.cost import cost_table
 from segweave.data.augment import Resize
@@ -79,7 +79,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
             command=f"segweave train {shlex.quote(str(folder / 'config.yaml'))} --name {shlex.quote(folder.name)}",
             facts=_facts(facts, state, history),
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
-            notes=_notes(state, history, plan),
+            notes=_notes(facts, state, history, plan),
         )
     )
     _write(folder / "report.html", page.encode())
@@ -96,13 +96,8 @@ def _state(folder: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _result(task: Task, results: Mapping[str, Any], dataset: Dataset) -> TaskResult:
@@ -314,7 +309,7 @@ def _facts(facts: Mapping[str, Any], state: Mapping[str, Any], history: History)
         "training steps alone": _duration(history.seconds),
         "device": facts.get("device") or unknown,
         "seed": str(facts["seed"]),
-        "data fingerprint": facts["data_fingerprint"],
+        **{f"data fingerprint, {split}": value for split, value in facts["data_fingerprint"].items()},
         "git revision": facts.get("git_revision") or "not in a git repository",
         "python": facts["python"],
     }
@@ -327,7 +322,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _notes(state: Mapping[str, Any], history: History, plan: Plan) -> list[str]:
+def _notes(facts: Mapping[str, Any], state: Mapping[str, Any], history: History, plan: Plan) -> list[str]:
     notes = []
     epoch = history.rows[-1]["epoch"] + 1 if history.rows else 0
     if plan.patience is not None and state["stale"] >= plan.patience:
@@ -338,10 +333,10 @@ def _notes(state: Mapping[str, Any], history: History, plan: Plan) -> list[str]:
         notes.append(f"Not finished: {epoch:.0f} of {plan.epochs} epochs.")
     elif plan.minutes is not None and state["elapsed"] < 60 * plan.minutes:
         notes.append(f"Not finished: {state['elapsed'] / 60:.1f} of {plan.minutes:g} minutes.")
-    if resumed := state.get("resumed_at"):
-        notes.append(
-            f"Interrupted and resumed at step {', '.join(map(str, resumed))}; the numbers are the same as without."
-        )
+    for resumed in facts.get("resumed", ()):
+        changed = "; ".join(f"{key} from {old} to {new}" for key, (old, new) in resumed["changes"].items())
+        changes = f", with changes: {changed}" if changed else ""
+        notes.append(f"Went on at step {resumed['step']} on {resumed['at']} ({resumed['device']}){changes}.")
     if history.skipped:
         notes.append(f"{history.skipped} steps were skipped because a loss or gradient was not finite.")
     if unreadable := state.get("unreadable"):

@@ -107,6 +107,12 @@ class TestOnEveryPyramid:
         assert read == list(decoder.levels)
         assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
 
+    def test_parameters_beyond_the_pyramid_are_known(self, name: str, pyramid: str) -> None:
+        decoder = built(name, pyramid).train()
+        fusing = {id(p) for p in decoder.fusing(*PYRAMIDS[pyramid])}
+        torch.stack([m.square().sum() for m in decoder.pyramid(levels_of(pyramid))]).sum().backward()
+        assert fusing == {id(p) for p in decoder.parameters() if p.grad is None}
+
     def test_images_do_not_mix_in_eval_mode(self, name: str, pyramid: str) -> None:
         decoder = built(name, pyramid).eval()
         levels = levels_of(pyramid, 3)

@@ -23,7 +23,7 @@ def test_predictions_of_no_class_have_a_column() -> None:
 
 
 def test_a_rare_confusion_is_not_shown_as_none() -> None:
-    assert "<1" in Page(confusion("a", ["cat", "dog"], [[999, 1], [0, 5]])).words
+    assert "·" in Page(confusion("a", ["cat", "dog"], [[999, 1], [0, 5]])).words
 
 
 def test_many_classes_become_a_picture_and_the_largest_confusions() -> None:

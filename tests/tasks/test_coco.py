@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def test_annotations_of_a_coco_file(tmp_path: Path) -> None:
     found = detection.read_all(write_coco(tmp_path / "a.json"))
     assert found is not None
     assert list(found) == ["a.png", "sub/b.png"]
-    first, second = found["a.png"].tolist()
+    first, second = found["a.png"]().tolist()
     assert first == [2, 4, 12, 24, 1, 0, 150, 1]
     assert second[:6] == [70, 40, 80, 48, 0, 1]
-    assert len(found["sub/b.png"]) == 0
+    assert len(found["sub/b.png"]()) == 0
     assert detection.category_ids == [1, 3]
     again = Detection("objects", **{k: v for k, v in detection.spec().items() if k not in ("kind", "name")})
     assert again.category_ids == [1, 3]
@@ -58,7 +59,7 @@ def test_annotations_of_a_coco_file(tmp_path: Path) -> None:
 def test_classes_by_number_are_the_categories_in_order(tmp_path: Path) -> None:
     found = Detection("objects", classes=2).read_all(write_coco(tmp_path / "a.json"))
     assert found is not None
-    assert found["a.png"][:, 4].tolist() == [1, 0]
+    assert found["a.png"]()[:, 4].tolist() == [1, 0]
 
 
 def test_other_categories_must_be_declared(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_other_categories_must_be_declared(tmp_path: Path) -> None:
     for ignore in ("others", ["person"]):
         found = Detection("objects", classes=["car"], ignore=ignore).read_all(path)
         assert found is not None
-        assert len(found["a.png"]) == 1
+        assert len(found["a.png"]()) == 1
 
 
 @pytest.mark.parametrize(
@@ -311,3 +312,28 @@ def test_cars_and_pedestrians_of_camvid(real_data: Path) -> None:
         assert float(found[found[:, 4] == 0, 6].sum()) == float(sum(s for s in sizes if s >= 16))
         counted += len(found)
     assert counted > 10
+
+
+def test_row_11_boxes_outside_inverted_and_without_area(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clipped; dropped and counted where nothing is left; said in the log of the training and by `check`."""
+    root = make_set(tmp_path / "set")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    image = content["images"][1]["id"]
+    for box in ([70, 40, 30, 30], [90, 10, 10, 10], [10, 10, 0, 5], [20, 20, -4, 6]):
+        entry = {"image_id": image, "category_id": 1, "bbox": box, "id": 1000 + len(content["annotations"])}
+        content["annotations"].append(entry)
+    path.write_text(json.dumps(content))
+    plain = config(root)
+    quick = replace(plain, train={**plain.train, "epochs": 1, "validate_every": 1})
+    build.train(quick, "run", tmp_path / "runs")
+    said = " ".join(capsys.readouterr().out.split())
+    for fault in (
+        "boxes that reach over the image's border: clipped",
+        "boxes outside the image: dropped",
+        "boxes inverted, without area or not finite: dropped",
+    ):
+        assert fault in said
+    dataset = build.build_dataset(plain, "train", build.build_tasks(plain))
+    assert dataset[1].annotations["objects"][-1, :4].tolist() == [70, 40, 80, 48]
+    assert len(dataset[1].annotations["objects"]) == len(street(1)[2]) + 1

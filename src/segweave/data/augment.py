@@ -41,8 +41,10 @@ class Augment:
     ) -> None:
         if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
             raise ConfigError(f"data.augment.scale: found {scale}; expected [low, high] with 0 < low <= high")
+        if crop is not None and (len(crop) != 2 or min(crop) < 1):
+            raise ConfigError(f"data.augment.crop: found {list(crop)}; expected [height, width], both above 0")
         if not 0 <= flip <= 1 or not 0 <= colour < 1:
-            raise ConfigError(f"data.augment: found flip {flip}, colour {colour}; expected 0 to 1")
+            raise ConfigError(f"data.augment: found flip {flip}, colour {colour}; expected 0 to 1, and colour below 1")
         self.size = size
         self.scale = scale
         self.crop = crop

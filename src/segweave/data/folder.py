@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -17,6 +17,7 @@ from segweave.data.dataset import Dataset, match_layers
 from segweave.data.layout import (
     RASTERS,
     Table,
+    by_end,
     by_id,
     by_owner,
     examples,
@@ -33,7 +34,8 @@ _TEXTS = frozenset({".txt"})
 _LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _VAL_SHARE = 0.2
-Label = TypeVar("Label")
+Label = Path | str | Callable[[], Tensor]
+Named = TypeVar("Named")
 
 
 class Folder(Dataset):
@@ -99,7 +101,7 @@ class Folder(Dataset):
         if not self.ids:
             raise DataError(f"{self.root}: split {split!r} has no images; found {len(pool)} for data.images {images!r}")
         self._images = {id: pool[id] for id in self.ids}
-        self._labels: dict[str, dict[str, Path | str | Tensor]] = {}
+        self._labels: dict[str, dict[str, Label]] = {}
         for task in readers:
             found = self._find_labels(task, layers[self.layer[task.name]], pool)
             self._labels[task.name] = {id: found[id] for id in self.ids if id in found}
@@ -237,17 +239,17 @@ class Folder(Dataset):
 
     def _find_labels(
         self, task: Task, layer: str, pool: Mapping[str, Path], split: str | None = None
-    ) -> Mapping[str, Path | str | Tensor]:
+    ) -> Mapping[str, Label]:
         """Labels by image. With `split`, those of another split's images: nothing is wrong then if there are none."""
         if self._table is not None and self._table.fills(layer):
-            return self._table.labels(layer, pool, as_text=not task.dense)
+            return self._table.labels(layer, pool, as_text=not task.dense and task.name not in self._derive)
         part = self._part(split or self.split)
         base, rest, own = self._place(layer, part)
         folders = [str(self._splits[name]) for name in self._splits if self._kind(name) == "folder"]
         if part and not own and any(self._place(layer, name)[2] for name in [*folders, *self._splits, "train"]):
             return {}
         if base.is_file() and not rest:
-            return self._from_file(task, base, pool)
+            return self._from_file(task, base, pool, whole=bool(part) and "{split}" not in layer and not own)
         if not base.is_dir():
             raise ConfigError(
                 f"data.tasks: {base}: no such folder; a layer is a sub-folder, a pattern with {{stem}}, or a column"
@@ -276,17 +278,19 @@ class Folder(Dataset):
             )
         return found
 
-    def _from_file(self, task: Task, path: Path, pool: Mapping[str, Path]) -> Mapping[str, Tensor]:
-        """Labels of all images from one file."""
+    def _from_file(self, task: Task, path: Path, pool: Mapping[str, Path], whole: bool) -> Mapping[str, Label]:
+        """Labels of all images from one file; `whole` says that it is of other parts of the data too."""
         labels = task.read_all(path)
         if labels is None:
             raise ConfigError(f"data.tasks: {path}: a file; expected a folder of labels, or a column of data.table")
         files = {without_suffix(name.replace("\\", "/")): name for name in labels}
-        named = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
+        named = {id: files[name] for id, name in by_end(files, pool).items()} or _by_name(files, pool)
         if files and not named:
             raise DataError(
                 f"{path}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the same names"
             )
+        if not whole and (missing := sorted(labels.keys() - named.values())):
+            self.notes[f"{path.name}: {len(missing)} of its images are not in the data, such as {missing[0]!r}"] = 1
         return {id: labels[name] for id, name in named.items()}
 
     def _of_train(self, task: Task, layer: str) -> bool:
@@ -300,8 +304,8 @@ class Folder(Dataset):
         if label is None:
             return None
         reader = self.readers[task]
-        if isinstance(label, Tensor):
-            return label
+        if callable(label):
+            return label()
         if isinstance(label, Path):
             return reader.read_derived(label, self._derive[task]) if task in self._derive else reader.read(label)
         try:
@@ -369,17 +373,17 @@ def _contents(folder: Path) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(4))
 
 
-def _by_name(files: Mapping[str, Label], ids: Collection[str]) -> dict[str, Label]:
+def _by_name(files: Mapping[str, Named], ids: Collection[str]) -> dict[str, Named]:
     """Labels by the last part of the path alone, where that is unique: images in folders, labels in one."""
     theirs, ours = (Counter(map(last, names)) for names in (files, ids))
     single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
     return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}
 
 
-def _summary(path: Path | str | Tensor | None) -> Any:
+def _summary(path: Label | None) -> Any:
     """What stands for a label or an image in a fingerprint."""
-    if isinstance(path, Tensor):
-        return path.tolist()
+    if callable(path):
+        return path().tolist()
     if not isinstance(path, Path):
         return path
     try:

@@ -113,6 +113,21 @@ def by_id(base: Path, pattern: str, suffixes: Collection[str], where: str) -> di
     return found
 
 
+def by_end(names: Iterable[str], ids: Collection[str]) -> dict[str, str]:
+    """For every id the name that ends in it, with more folders before it or none; no name where several do.
+
+    A name belongs to the longest id that it ends in, and one that is equal to an id to that one alone.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        id = next((end for end in ends if end in ids), None)
+        if id is not None:
+            found.setdefault(id, []).append(name)
+    return {id: id if id in owned else owned[0] for id, owned in found.items() if id in owned or len(owned) == 1}
+
+
 def by_owner(base: Path, pattern: str, suffixes: Collection[str], ids: Collection[str]) -> dict[str, list[Path]]:
     """Files below `base` that fit a pattern with `{stem}`, by id; a file belongs to the longest id that fits."""
     found: dict[str, list[Path]] = {}

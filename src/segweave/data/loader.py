@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from segweave.batch import Batch, Labelled, Sample
 from segweave.data.augment import Augment, Resize, to_float
 from segweave.data.dataset import Dataset
+from segweave.data.workers import Watch, leave_signals
 from segweave.errors import DataError, UnreadableError
 from segweave.tasks.task import Task
 
@@ -65,16 +66,18 @@ class _Micro(TorchDataset):
     data error travels as a value, so that its message arrives unchanged.
     """
 
-    def __init__(self, dataset: Dataset, tasks: Mapping[str, Task], augment: Augment, seed: int) -> None:
+    def __init__(self, dataset: Dataset, tasks: Mapping[str, Task], augment: Augment, seed: int, workers: int) -> None:
         self.dataset = dataset
         self.tasks = tasks
         self.augment = augment
         self.seed = seed
+        self.watch = Watch(dataset.ids, workers)
 
     def __getitem__(self, keys: Sequence[tuple[int, int, int]]) -> Any:
         try:
             samples, unreadable = [], {}
             for epoch, position, index in keys:
+                self.watch.reads(index)
                 generator = torch.Generator().manual_seed(seed_for(self.seed, 1, epoch, position))
                 try:
                     samples.append(self.augment(self.dataset[index], self.tasks, generator))
@@ -88,14 +91,16 @@ class _Micro(TorchDataset):
 
 
 class _Evaluation(TorchDataset):
-    def __init__(self, dataset: Dataset, resize: Resize) -> None:
+    def __init__(self, dataset: Dataset, resize: Resize, workers: int) -> None:
         self.dataset = dataset
         self.resize = resize
+        self.watch = Watch(dataset.ids, workers)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
+        self.watch.reads(index)
         try:
             sample = self.dataset[index]
             return self.resize(sample.image), sample
@@ -154,10 +159,11 @@ class Loader:
         self.unreadable: dict[str, str] = {}
         self._order: tuple[int, list[int]] = (-1, [])
         self._torch = DataLoader(
-            _Micro(dataset, tasks, augment, seed),
+            _Micro(dataset, tasks, augment, seed, workers),
             batch_size=None,
             sampler=_Stream(self),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -208,7 +214,8 @@ def evaluation_batches(
     Raises:
         DataError: a file that cannot be read.
     """
-    loader = DataLoader(_Evaluation(dataset, resize), batch_size=None, num_workers=workers)
+    made = _Evaluation(dataset, resize, workers)
+    loader = DataLoader(made, batch_size=None, num_workers=workers, worker_init_fn=leave_signals)
     images: list[Tensor] = []
     samples: list[Sample] = []
     for item in loader:

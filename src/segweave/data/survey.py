@@ -71,7 +71,7 @@ class Record:
 
 
 def survey(datasets: Mapping[str, Dataset], tasks: Sequence[Task], workers: int) -> Iterator[Record]:
-    """One record per image, in order, split after split; no image is kept.
+    """One record per image, in order, split after split; no image is kept. The processes start at once.
 
     Args:
         datasets: by split.
@@ -79,7 +79,7 @@ def survey(datasets: Mapping[str, Dataset], tasks: Sequence[Task], workers: int)
         workers: processes that read; 0 reads in this one.
     """
     places = [(split, index) for split, dataset in datasets.items() for index in range(len(dataset))]
-    yield from DataLoader(_Reader(datasets, tasks, places), batch_size=None, num_workers=workers)
+    return iter(DataLoader(_Reader(datasets, tasks, places), batch_size=None, num_workers=workers))
 
 
 class _Reader(TorchDataset):
@@ -166,13 +166,18 @@ def _gradient(pixels: np.ndarray) -> int:
 
 
 def image_doubts(image: Shaped[Tensor, "C H W"]) -> list[str]:
-    """What makes an image suspicious: one colour everywhere, hardly any light or dark, or a frame of one colour."""
+    """What makes an image suspicious: one colour, values out of range, hardly any light or dark, or a plain frame."""
     pixels = _channels_last(image)
     top = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
     first = pixels[0, 0]
     # a few pixels tell most pictures from a single colour, so that few are compared whole
     if (pixels[::16, ::16] == first).all() and (pixels == first).all():
         return ["the image is black" if not first.any() else "the image is white" if (first == top).all() else _PLAIN]
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all():
+            return ["the image holds values that are not finite"]
+        if pixels.min() < 0 or pixels.max() > 1:
+            return ["the image holds values outside 0 to 1, which is the range of floating-point images"]
     if float(pixels.max()) <= _DARK * top:
         return [f"the image is nearly black (no value above {100 * _DARK:.0f} %)"]
     if pixels.dtype.kind == "u" and float(pixels.min()) >= _BRIGHT * top:

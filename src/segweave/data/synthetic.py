@@ -57,6 +57,14 @@ class Synthetic(Dataset):
         self.ids = [f"{split}-{index:06d}" for index in range(total)]
         self.readers = {task.name: task for task in readers}
         self.layer = match_layers(readers, _LAYERS)
+        for task in readers:
+            layer = self.layer[task.name]
+            if _LAYERS[layer] != task.reads:
+                fitting = ", ".join(name for name, kind in _LAYERS.items() if kind == task.reads)
+                raise ConfigError(
+                    f"tasks.{task.name}.source: layer {layer!r} holds labels of kind {_LAYERS[layer]!r}; this task "
+                    f"reads {task.reads!r}: expected {fitting}"
+                )
 
     @classmethod
     def default_classes(cls) -> Mapping[str, Sequence[str]]:

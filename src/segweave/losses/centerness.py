@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,5 +29,6 @@ class Centerness(Loss):
         down = top.minimum(bottom) / top.maximum(bottom).clamp(min=1e-7)
         centred = (across * down).sqrt()
         cost = nn.functional.binary_cross_entropy_with_logits(full(output), centred, reduction="none")
-        least = nn.functional.binary_cross_entropy(centred, centred, reduction="none")
+        # `binary_cross_entropy` is the obvious call, and CUDA's autocast refuses it
+        least = -torch.xlogy(centred, centred) - torch.xlogy(1 - centred, 1 - centred)
         return (cost - least).clamp(min=0).where(inside, 0).sum(1)

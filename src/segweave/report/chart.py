@@ -124,11 +124,16 @@ def validation_chart(title: str, points: Sequence[Point], higher_is_better: bool
     return _chart(f"{title} {arrow}", f"best {number(best[1])}", frame, join(drawn), words)
 
 
-def lines_chart(title: str, lines: Sequence[Line], most: int = POINTS) -> Html:
-    """Several values of every step in one frame, from 0 on, each by its running mean, with their names below."""
+def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int = POINTS) -> Html:
+    """Several values of every step in one frame, each by its running mean, with their names and last values below.
+
+    Args:
+        zero: the frame begins at 0, so that heights can be compared.
+        most: points of each line.
+    """
     means = [smoothed(line.points) for line in lines]
     everything = [point for points in means for point in points]
-    frame = _Frame([step for step, _ in everything], [value for _, value in everything], zero=True)
+    frame = _Frame([step for step, _ in everything], [value for _, value in everything], zero=zero)
     drawn, entries, words = [], [], []
     for place, (line, points) in enumerate(zip(lines, means, strict=True)):
         # every other line is dashed, so that equal ones are seen through each other
@@ -140,7 +145,7 @@ def lines_chart(title: str, lines: Sequence[Line], most: int = POINTS) -> Html:
         entries.append(tag("li", join([line_key, tag("span", name)])))
         words.append(f"{line.name} from {number(points[0][1])} to {number(points[-1][1])}")
     key = tag("ul", join(entries), class_="key")
-    return _chart(title, "last value in the key", frame, join(drawn), "; ".join(words) + ".", key)
+    return _chart(title, "", frame, join(drawn), "; ".join(words) + ".", key)
 
 
 def labels(values: Sequence[float]) -> list[str]:
@@ -152,7 +157,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def _label(value: float, digits: int) -> str:
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+    if value and (abs(value) < 1e-4 or abs(value) >= 1e6):
         mantissa, _, power = f"{value:.{digits}e}".partition("e")
         return f"{mantissa}e{int(power)}"
     if abs(value) >= 1000 and value == int(value):
@@ -178,5 +183,5 @@ def _chart(title: str, value: str, frame: _Frame, drawn: Html, words: str, below
         role="img",
         aria_label=f"{title} by step. {words}{scale}",
     )
-    caption = join([tag("b", title), tag("span", join([value, " · log scale" if frame.log else ""]))])
+    caption = join([tag("b", title), tag("span", " · ".join(filter(None, [value, "log scale" if frame.log else ""])))])
     return tag("figure", join([tag("figcaption", caption), picture, escape(below or Html())]), class_="chart")

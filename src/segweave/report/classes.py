@@ -62,7 +62,10 @@ def _matrix(
     for name, row, total in zip(names, counts, totals, strict=True):
         cells = join(_cell(name, column, count, total) for column, count in zip(columns, row, strict=True))
         rows.append(tag("tr", join([tag("th", name, scope="row"), cells])))
-    caption = f"{task}: of each true class (row), the percentage predicted as each class (column); empty is 0"
+    caption = (
+        f"{task}: of each true class (row), the percentage predicted as each class (column); empty is 0, a dot less "
+        f"than 0.5"
+    )
     corner = tag("td", tag("span", "true \\ predicted", class_="soft"))
     body = [tag("thead", tag("tr", join([corner, head]))), tag("tbody", join(rows))]
     return captioned(join(body), caption, "matrix small" if len(columns) > 20 else "matrix")
@@ -72,7 +75,7 @@ def _cell(true: str, predicted: str, count: int, total: int) -> Html:
     if not count:
         return tag("td")
     share = 100 * count / total
-    text = "<1" if share < 0.5 else f"{share:.0f}"
+    text = "·" if share < 0.5 else f"{share:.0f}"
     title = f"true {true}, predicted {predicted}: {number(count)} of {number(total)} ({share:.1f} %)"
     return tag("td", text, style=f"--p:{share:.0f}%", title=title)
 

@@ -25,7 +25,7 @@ def cost_section(cost: Mapping[str, Any] | None, missing: str) -> Html:
     if cost is None:
         return paragraph(f"Not measured: {missing}")
     height, width = cost["size"]
-    where = f"One image of {width} x {height} pixels on {cost['device']}, {cost['threads']} threads, without training."
+    where = f"One image of {width} x {height} pixels on {cost['device']}, {cost['threads']} threads, forward pass only."
     rows = [[row["part"], *_values(row)] for row in cost["parts"]]
     rows.append([tag("b", "whole network"), *_values(cost["shared"])])
     rows += [[f"separate network for {task}", *_values(row)] for task, row in cost["separate"].items()]

@@ -148,16 +148,16 @@ def _example(example: Example, tasks: Sequence[str], most: int) -> Html:
     scores = " · ".join(f"{task} {metric} {number(value, 3)}" for task, metric, value in example.scores)
     caption = join([tag("b", example.id), tag("span", scores, class_="soft")])
     alt = f"Validation image {example.id}"
-    layers = [_layer(image(example.image, alt, most), "Image", "image")]
+    layers = [_layer(image(example.image, alt, most), "Image", Html(), "image")]
     for shown in example.shown:
         for layer, picture in (("truth", shown.truth), ("prediction", shown.prediction), ("error", shown.error)):
-            content = tag("div", f"No label of {shown.task} for this image", class_="none")
+            content, bar = tag("div", f"No label of {shown.task} for this image", class_="none"), Html()
             if picture is not None:
                 alt = f"{example.id}: {_WORDS[layer]} {shown.task}{_in_words(picture)}"
                 content = image(picture.pixels, alt, most)
-                content = join([content, ramp(*picture.bar, picture.colours) if picture.bar else ""])
+                bar = ramp(*picture.bar, picture.colours) if picture.bar else bar
             name = f"{_LAYERS[layer]}, {shown.task}"
-            layers.append(_layer(content, name, layer, tasks.index(shown.task)))
+            layers.append(_layer(content, name, bar, layer, tasks.index(shown.task)))
     said = [join([tag("b", one.task), f": {one.prediction}", _verdict(one)]) for one in example.said]
     words = tag("ul", join(tag("li", line) for line in said), class_="said") if said else ""
     body = [tag("figcaption", caption), tag("div", join(layers), class_="layers"), words]
@@ -179,9 +179,10 @@ def _verdict(said: Said) -> Html:
         return tag("span", " (no label for this image)", class_="soft")
     if said.verdict == "right":
         return join([" · ", tag("span", "right", class_="good")])
-    return join([f" · truth: {said.truth} · ", tag("span", said.verdict, class_="bad")])
+    mark = "soft" if said.verdict == "not known" else "bad"
+    return join([f" · truth: {said.truth} · ", tag("span", said.verdict, class_=mark)])
 
 
-def _layer(content: Html, caption: str, layer: str, task: int | None = None) -> Html:
-    body = join([content, tag("figcaption", caption)])
-    return tag("figure", body, class_="layer", data_layer=layer, data_task=task)
+def _layer(content: Html, caption: str, below: Html, layer: str, task: int | None = None) -> Html:
+    body = tag("figcaption", join([caption, below]))
+    return tag("figure", join([content, body]), class_="layer", data_layer=layer, data_task=task)

@@ -152,7 +152,7 @@ def captioned(content: Html, caption: Content, class_: str = "") -> Html:
     # the caption that is seen would move with a wide table, so that one stands above it and one is for readers aloud
     whole = tag("table", join([tag("caption", words, class_="hide"), content]))
     box = tag("div", whole, class_=f"scroll {class_}".strip(), role="region", aria_label=words, tabindex=0)
-    return tag("div", join([tag("p", caption, class_="caption", aria_hidden="true"), box]))
+    return tag("div", join([tag("p", caption, class_="caption", aria_hidden="true"), box]), class_="captioned")
 
 
 def bar(share: float, text: Content, second: bool = False) -> Html:
@@ -203,7 +203,7 @@ def image(picture: UInt8[Tensor, "3 H W"], alt: str, most: int = 60_000, side: i
         side: pixels of its longer side at most; fewer where `most` asks for it.
     """
     uri, width, height = data_uri(picture, most, side)
-    return tag("img", src=uri, alt=alt, width=width, height=height, decoding="async")
+    return tag("img", src=uri, alt=alt, width=width, height=height)
 
 
 def data_uri(picture: UInt8[Tensor, "3 H W"], most: int, side: int) -> tuple[str, int, int]:

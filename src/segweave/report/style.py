@@ -66,6 +66,7 @@ body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-a
 header,main,footer{max-width:76rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:1.75rem}
 .top{display:flex;gap:1rem;align-items:flex-start;justify-content:space-between}
+.top>div{min-width:0}h1{overflow-wrap:anywhere}
 h1{font-size:clamp(1.5rem,1.2rem + 1.6vw,2.2rem);line-height:1.15;margin:0 0 .35rem;letter-spacing:-.015em}
 h2{font-size:1.3rem;line-height:1.25;margin:0 0 .6rem;letter-spacing:-.01em}
 h3{font-size:1.02rem;margin:1.4rem 0 .5rem}
@@ -135,7 +136,8 @@ color:var(--soft)}
 .key li{display:inline-flex;align-items:center;gap:.4rem}
 .key i{width:.85rem;height:.85rem;border-radius:3px;border:1px solid var(--edge);flex:none}
 .key i.line{height:3px;border:0;border-radius:2px;width:1.15rem}
-.ramp{display:grid;grid-template-columns:1fr 1fr 1fr;font-size:.8rem;color:var(--soft);margin-top:.25rem}
+.ramp{max-width:36rem;display:grid;grid-template-columns:1fr 1fr 1fr;font-size:.8rem;color:var(--soft);
+margin-top:.25rem}
 .ramp i{grid-column:1/-1;height:.5rem;border-radius:3px;border:1px solid var(--edge)}
 .ramp span:nth-of-type(2){text-align:center}.ramp span:nth-of-type(3){text-align:right}
 .matrix table{min-width:0;font-size:.8rem}
@@ -145,7 +147,7 @@ color:var(--soft)}
 .matrix tbody th{text-align:right;padding:.2rem .5rem;white-space:nowrap;border:0}
 .matrix .up span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:11rem;display:inline-block;
 font-weight:500}
-.matrix.small table{font-size:.68rem}.matrix.small td{min-width:1.25rem;padding:.08rem .1rem}
+.matrix.small table{font-size:.68rem}.matrix.small td,.matrix.small thead th{min-width:1.1rem;padding:.08rem .1rem}
 .matrix img{width:min(100%,34rem);image-rendering:pixelated;border:1px solid var(--edge)}
 .switches{display:flex;flex-wrap:wrap;gap:.6rem 1.6rem;position:sticky;top:0;z-index:2;background:var(--panel);
 padding:.6rem 0;border-bottom:1px solid var(--line)}
@@ -182,8 +184,9 @@ header,main,footer{max-width:none;padding:0}
 nav,.skip,button,.switches{display:none!important}
 section{border:0;border-top:1px solid var(--line);border-radius:0;padding:.6rem 0;margin:.4rem 0}
 .scroll,pre{overflow:visible}pre{white-space:pre-wrap;overflow-wrap:anywhere}
-figure,.card,.example,tr,.key{break-inside:avoid}h2,h3,.caption,thead{break-after:avoid}
+figure,.card,.example,.captioned,tr,.key{break-inside:avoid}h2,h3,.caption,thead{break-after:avoid}
 .layers{grid-template-columns:repeat(4,minmax(0,1fr))!important}.layer{display:block!important}
+.layer[data-layer=image]{grid-column:1}.layer[data-layer=truth]{grid-column:2}
 .cards{grid-template-columns:repeat(3,1fr)}.charts{grid-template-columns:repeat(3,1fr)}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 }
@@ -193,7 +196,7 @@ SHEET = (
     f":root{{color-scheme:light;{_variables(LIGHT)}}}"
     f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{_variables(DARK)}}}}}"
     f":root[data-theme=dark]{{color-scheme:dark;{_variables(DARK)}}}"
-    f"@media print{{:root{{{_variables(LIGHT, '!important')}}}}}{_RULES}"
+    f"@media print{{:root{{color-scheme:light!important;{_variables(LIGHT, '!important')}}}}}{_RULES}"
 )
 """All of the style: light or dark as the reader's system asks or the page's button says, for screens, phones, paper."""
 

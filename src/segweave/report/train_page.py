@@ -144,11 +144,11 @@ def _metrics(run: TrainingRun) -> Html:
         for key, higher in task.better.items():
             value = task.values.get(key, math.nan)
             if not (value == 0 and not higher and key != task.headline):  # shares of nothing that went wrong
-                rows.append([f"{key} {_arrow(higher)}", value, last.get(f"{task.name}/{key}")])
-        tables.append(table([task.name, "best weights", "last step"], rows, f"Metrics of {task.name}"))
+                rows.append([f"{key}\u00a0{_arrow(higher)}", value, last.get(f"{task.name}/{key}")])
+        tables.append(table([task.name, "best", "last"], rows, f"Metrics of {task.name}"))
     words = (
-        "Measured on the validation images at their own size, with the weights that were kept as the best and with "
-        "those of the last step. ↑ higher is better, ↓ lower is better."
+        "Measured on the validation images at their own size, with the weights that were kept as the best and with the "
+        "last ones. ↑ higher is better, ↓ lower is better."
     )
     return join([tag("h3", "All metrics"), paragraph(words, soft=True), tag("div", join(tables), class_="trio")])
 
@@ -224,7 +224,7 @@ def _weights(run: TrainingRun) -> Html:
     )
     if all(value == 1 for line in lines for _, value in line.points):
         words += " It was 1 throughout, as with equal weights."
-    drawn = [lines_chart("weight", lines), lines_chart("loss times weight", _weighted(run.history, lines))]
+    drawn = [lines_chart("weight", lines), lines_chart("loss times weight", _weighted(run.history, lines), zero=True)]
     return join([paragraph(words, soft=True), tag("div", join(drawn), class_="charts")])
 
 

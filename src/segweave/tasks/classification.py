@@ -46,7 +46,7 @@ class Classification(Task):
         self,
         name: str,
         *,
-        classes: int | Sequence[str] | str | None = None,
+        classes: int | Sequence[str | int] | str | None = None,
         multi_label: bool = False,
         derive: Literal["presence"] | None = None,
         ignore: int | Sequence[int] | None = None,
@@ -62,6 +62,7 @@ class Classification(Task):
         self.classes = class_names(name, classes)
         self.derive = derive
         self.dense = derive is not None
+        self.reads = self.kind if derive is None else "semantic"
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
         self.build_criteria(ignore=-1)
 
@@ -87,7 +88,7 @@ class Classification(Task):
         labels = rasters.read_index(path).to(torch.int32)
         for value in self.ignore:
             labels = torch.where(labels == value, UNKNOWN, labels)
-        stray = labels[(labels != UNKNOWN) & (labels >= len(self.classes))]
+        stray = labels[(labels != UNKNOWN) & ((labels < 0) | (labels >= len(self.classes)))]
         if len(stray):
             raise DataError(
                 f"{path}: label id {int(stray[0])} ({int((stray == stray[0]).sum())} pixels) outside the "
@@ -118,8 +119,11 @@ class Classification(Task):
     def encode(self, annotation: Tensor) -> Tensor:
         if not self.derive:
             return annotation
-        present = torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256) > 0
-        return present[: len(self.classes)].float()
+        present = (
+            torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256)[: len(self.classes)] > 0
+        )
+        # a mask in which nothing is labelled does not say that there is nothing
+        return present.float() if present.any() else torch.full((len(self.classes),), -1.0)
 
     def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
         return PooledHead(channels[0], len(self.classes))

@@ -122,7 +122,8 @@ class Depth(Task):
         def reader(path: Path) -> Callable[[], Prediction]:
             def read() -> Prediction:
                 bits = rasters.integer_bits(path)
-                units = self.units_per_metre if bits == 8 and self.units_per_metre else 1000.0 if bits else 1.0
+                units = None if rasters.in_millimetres(path) else self.units_per_metre
+                units = units or (1000.0 if bits else 1.0)
                 return {"depth": (rasters.read_values(path) / units)[None]}
 
             return read

@@ -15,16 +15,16 @@ from segweave import rasters
 from segweave.batch import Terms
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.detection import DetectionMetric
+from segweave.palette import default_palette
 from segweave.tasks import coco
 from segweave.tasks.box_picture import draw_boxes
 from segweave.tasks.boxes import COLUMNS, Boxes
 from segweave.tasks.fcos import BOX, CENTERNESS, CLASSES, POINT, FCOSHead, Levels, assign
 from segweave.tasks.objects import objects_of
-from segweave.tasks.semantic import SUFFIXES
 from segweave.tasks.task import CommonOptions, Legend, Prediction, Summary, Task, class_names
 
 _CANDIDATES = 1000
-"""Boxes that non-maximum suppression sees, the surest."""
+"""Boxes that non-maximum suppression sees, the surest; more where more are to be reported."""
 _HIT, _FALSE, _MISSED = (46, 160, 67), (215, 40, 40), (255, 170, 30)
 _CROWD = (150, 150, 150)
 
@@ -39,7 +39,8 @@ class Detection(Task):
         name: the task's name.
         classes: how many, their names, or a file of names. Names are looked up among a COCO file's categories.
         ignore: categories of a file that are left out; `others` for all that are no class.
-        category_ids: of the classes in COCO files; by default those of the annotation file, else 1, 2, ...
+        category_ids: of the classes in COCO files, for classes whose name no category has there; by default those of
+            the annotation file (below 0 for a class that it lacks), else 1, 2, ...
         ids: for boxes from masks: the class that a mask value stands for, such as `{8: car, 9: pedestrian}`; other
             values are background. With a single class every value but 0 and 255 is the class by default.
         min_pixels: for boxes from masks: smaller objects are left out.
@@ -53,6 +54,7 @@ class Detection(Task):
         overlap: two boxes of one class with a higher IoU are one object: the surer one stays.
         max_boxes: in an image.
         draw_above: score from which boxes are drawn.
+        colours: `{class name: [red, green, blue]}`, for the pictures.
 
     Raises:
         ConfigError: numbers out of range, or ids that name no class.
@@ -79,9 +81,10 @@ class Detection(Task):
         convs: int = 2,
         width: int = 128,
         min_score: float = 0.05,
-        overlap: float = 0.6,
+        overlap: float = 0.5,
         max_boxes: int = 100,
-        draw_above: float = 0.3,
+        draw_above: float = 0.4,
+        colours: Mapping[str, Sequence[int]] | None = None,
         **common: Unpack[CommonOptions],
     ) -> None:
         every: Any = {"loss": dict.fromkeys(self.losses, 1.0)}
@@ -114,7 +117,14 @@ class Detection(Task):
         self.min_pixels, self.min_visible = min_pixels, min_visible
         self.finest, self.extra, self.convs, self.width = finest, extra, convs, width
         self.min_score, self.overlap, self.max_boxes, self.draw_above = min_score, overlap, max_boxes, draw_above
-        self.palette = rasters.default_palette(len(self.classes))
+        self.colours = {key: list(value) for key, value in (colours or {}).items()}
+        for key in self.colours:
+            if key not in self.classes:
+                raise ConfigError(f"tasks.{name}.colours.{key}: not a class; expected some of {self.classes}")
+        self.palette: list[tuple[int, int, int]] = []
+        for class_name, fallback in zip(self.classes, default_palette(len(self.classes)), strict=True):
+            red, green, blue = self.colours.get(class_name, fallback)
+            self.palette.append((red, green, blue))
         self._images: dict[int | str, str] = {}
         self._strides: list[int] = []
         self.build_criteria(ignore=-1)
@@ -136,9 +146,13 @@ class Detection(Task):
             f"data.derive says how; expected such a file in data.tasks"
         )
 
-    def read_all(self, path: Path) -> Mapping[str, Tensor] | None:
-        found = coco.read_annotations(path, self.name, self.classes, self._named, self.ignore)
-        self.category_ids = self.category_ids or list(found.categories)
+    def read_all(self, path: Path) -> Mapping[str, Callable[[], Tensor]] | None:
+        numbers = self.category_ids or []
+        how: Any = {"named": self._named, "numbers": numbers, "ignore": self.ignore}
+        found = coco.read_annotations(path, self.name, self.classes, **how)
+        # what one file lacks another may have
+        pairs = zip(numbers or found.categories, found.categories, strict=True)
+        self.category_ids = [new if number < 0 else number for number, new in pairs]
         self._images |= found.images
         return found.boxes
 
@@ -209,12 +223,15 @@ class Detection(Task):
 
     def resize(self, output: Tensor, used: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Boxes in pixels of an image of that size, clipped to it."""
-        scale = output.new_tensor([size[1] / used[1], size[0] / used[0]])
-        low, high = output[..., 0:2] * scale, output[..., 2:4] * scale
-        limit = output.new_tensor([size[1], size[0]])
-        boxes = [torch.minimum(part.clamp(min=0), limit) for part in (low, high)]
-        points = output[..., POINT] * torch.cat([scale, scale.prod().sqrt()[None]])
-        return torch.cat([*boxes, output[..., CENTERNESS, None], points, output[..., CLASSES]], -1)
+        # sizes stay numbers: as a tensor an exported network would hold those of its example
+        across, down = size[1] / used[1], size[0] / used[0]
+        left, top, right, bottom = output[..., BOX].unbind(-1)
+        boxes = [(side * across).clamp(0, size[1]) for side in (left, right)]
+        boxes += [(side * down).clamp(0, size[0]) for side in (top, bottom)]
+        x, y, stride = output[..., POINT].unbind(-1)
+        points = [x * across, y * down, stride * (across * down) ** 0.5]
+        columns = [boxes[0], boxes[2], boxes[1], boxes[3], output[..., CENTERNESS], *points]
+        return torch.cat([torch.stack(columns, -1), output[..., CLASSES]], -1)
 
     def decode(self, output: Tensor) -> Prediction:
         """`boxes` [b, K, 4], `scores` [b, K] descending and `labels` [b, K], with label -1 where there are fewer.
@@ -224,7 +241,7 @@ class Detection(Task):
         scores = (output[..., CLASSES].sigmoid() * output[..., CENTERNESS, None].sigmoid()).sqrt()
         # with one point a box has one class; a lower score of another class there is the same object
         best, labels = scores.max(-1)
-        top, order = best.topk(min(_CANDIDATES, best.shape[1]), 1)
+        top, order = best.topk(min(max(_CANDIDATES, self.max_boxes), best.shape[1]), 1)
         boxes = output[..., BOX].gather(1, order[..., None].expand(-1, -1, 4))
         labels = labels.gather(1, order)
         # boxes of different classes are moved apart, so that none suppresses the other
@@ -268,11 +285,7 @@ class Detection(Task):
                 raise DataError(f"{folder}: found {len(files)} JSON files; expected {path.name}")
             path = files[0]
         numbers = {id: i for i, id in enumerate(self.category_ids or range(1, len(self.classes) + 1))}
-        found = coco.read_results(path, self.name, self.classes, numbers, lambda id: self._images.get(id, str(id)))
-        readers = _Readers(lambda: _as_prediction([]))
-        for name, rows in found.items():
-            readers[_stem(name)] = lambda rows=rows: _as_prediction(rows)
-        return readers
+        return coco.read_results(path, self.name, self.classes, numbers, self._images)
 
     def describe(self, target: Tensor) -> Summary:
         real = target[target[:, 5] == 0]
@@ -331,26 +344,6 @@ class Detection(Task):
                 free[:, best] = -1.0
         missed = ~(free == -1.0).all(0) if len(boxes) else torch.ones(len(truth["boxes"]), dtype=torch.bool)
         return torch.cat([boxes, truth["boxes"][missed]]), colours + [_MISSED] * int(missed.sum())
-
-
-class _Readers(dict[str, Callable[[], Prediction]]):
-    """A list of results says nothing of an image where nothing was found: it stands for no boxes."""
-
-    def __init__(self, empty: Callable[[], Prediction]) -> None:
-        super().__init__()
-        self.empty = empty
-
-    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002
-        return super().get(key, self.empty)
-
-
-def _as_prediction(rows: Sequence[Sequence[float]]) -> Prediction:
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
-    return {"boxes": table[None, :, :4], "scores": table[None, :, 4], "labels": table[None, :, 5].long()}
-
-
-def _stem(name: str) -> str:
-    return str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def _survivors(boxes: Float[Tensor, "K 4"], scores: Float[Tensor, " K"], overlap: float) -> Bool[Tensor, " K"]:

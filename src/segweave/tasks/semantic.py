@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.segmentation import SegmentationMetric
+from segweave.palette import default_palette
 from segweave.tasks.maps import DenseMap
 from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task, class_names
 
@@ -32,11 +33,12 @@ class Semantic(Task):
         classes: how many, their names, or a file of names; at most 255. A single class makes the task binary with one
             logit: 0 in a mask is background, 1 is the class.
         ignore: ids in the files that mean "not labelled", beside 255 which always does.
-        class_weights: a factor per class in cross_entropy and focal, or `balanced`: pixels / (classes * pixels of the class) over
-            the training set.
+        class_weights: a factor per class in cross_entropy and focal, or `balanced`: pixels / (classes * pixels of the
+            class) over the training set.
         threshold: of a single class: file values from it on are the class and lower ones background, such as 128 for
             masks of 0 and 255, or for masks stored as JPEG. By default 1 is the class and 255 is not labelled.
-        colours: `{class name: [red, green, blue]}`, for RGB masks and for the pictures.
+        colours: `{class name or id: [red, green, blue]}`, each 0 to 255, for RGB masks and for the pictures. The key
+            `ignore` is the colour of what is not labelled.
 
     Raises:
         ConfigError: more than 255 classes, a threshold for several, or weights or colours that do not fit the classes.
@@ -51,11 +53,11 @@ class Semantic(Task):
         self,
         name: str,
         *,
-        classes: int | Sequence[str] | str | None = None,
+        classes: int | Sequence[str | int] | str | None = None,
         ignore: int | Sequence[int] | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         threshold: int | None = None,
-        colours: Mapping[str, Sequence[int]] | None = None,
+        colours: Mapping[str | int, Sequence[int]] | None = None,
         **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(name, **common)
@@ -68,16 +70,29 @@ class Semantic(Task):
         if threshold is not None and not self.binary:
             raise ConfigError(f"tasks.{name}.threshold: found {len(self.classes)} classes; expected a single one")
         self.threshold = threshold
-        self.colours = {key: list(value) for key, value in (colours or {}).items()}
-        for key in self.colours:
-            if key not in (*self.names, "ignore"):
-                raise ConfigError(f"tasks.{name}.colours.{key}: not a class; expected some of {self.names} or 'ignore'")
-        palette = rasters.default_palette(len(self.names))
+        self.colours = self._by_class(colours or {})
+        palette = default_palette(len(self.names))
         self.palette: list[tuple[int, int, int]] = []
         for name_, fallback in zip(self.names, palette, strict=True):
             red, green, blue = self.colours.get(name_, fallback)
             self.palette.append((red, green, blue))
         self._set_class_weights(class_weights)
+
+    def _by_class(self, colours: Mapping[str | int, Sequence[int]]) -> dict[str, list[int]]:
+        """The colours by class name; a number that is no class's name is an id."""
+        named: dict[str, list[int]] = {}
+        for key, colour in colours.items():
+            where, known = f"tasks.{self.name}.colours.{key}", str(key) in (*self.names, "ignore")
+            if not known and isinstance(key, int) and 0 <= key < len(self.names):
+                known, key = True, self.names[key]
+            if not known:
+                raise ConfigError(f"{where}: not a class; expected some of {self.names}, their ids, or 'ignore'")
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ConfigError(f"{where}: found {list(colour)}; expected [red, green, blue], each 0 to 255")
+            if str(key) in named:
+                raise ConfigError(f"{where}: {str(key)!r} has two colours; expected one")
+            named[str(key)] = list(colour)
+        return named
 
     def _set_class_weights(self, weights: Sequence[float] | Literal["balanced"] | None) -> None:
         self.class_weights = weights if weights is None or weights == "balanced" else [float(w) for w in weights]

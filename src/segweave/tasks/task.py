@@ -97,6 +97,8 @@ class Task(ABC):
     """What `soft` gives: a map [b, C, H, W] that mirrors as its image does, scores [b, C] that stay, or nothing."""
     place: ClassVar[str] = "decoder"
     """Where the head reads unless `at` says otherwise; `pyramid` for the kinds that read several maps."""
+    reads: str
+    """The kind whose label files it reads; its own, unless it makes its labels of another's."""
     derivations: ClassVar[tuple[str, ...]] = ()
     """Ways in which `read_derived` makes annotations of another kind's label files."""
 
@@ -120,6 +122,7 @@ class Task(ABC):
         if not weight > 0:
             raise ConfigError(f"tasks.{name}.weight: found {weight}; expected a number above 0")
         self.name = name
+        self.reads = self.kind
         self.weight = float(weight)
         self.loss_options = _normalise(name, loss or self.losses[0], self.losses)
         self.average = average
@@ -207,8 +210,10 @@ class Task(ABC):
         """What was mended in a label when it was read, and how often, for a user to hear of once."""
         return {}
 
-    def read_all(self, path: Path) -> Mapping[str, Tensor] | None:  # noqa: ARG002
-        """The annotations of all images of a split in one file, by image file name; None for kinds without such files.
+    def read_all(self, path: Path) -> Mapping[str, Callable[[], Tensor]] | None:  # noqa: ARG002
+        """Readers of the annotations of all images of a split in one file, by image file name; None for kinds without.
+
+        A reader travels to other processes, and many thousands of them together take little memory.
 
         Raises:
             DataError: a file that cannot be read, or with labels outside the classes.
@@ -325,19 +330,31 @@ def _normalise(
     return normalised
 
 
-def class_names(task: str, classes: int | Sequence[str] | str | None) -> list[str]:
-    """`classes: int | list | path` as a list of names. Raises ConfigError where it is none of these."""
+def class_names(task: str, classes: int | Sequence[str | int] | str | None) -> list[str]:
+    """`classes: int | list | path` as a list of names; blank lines of a file do not count.
+
+    Raises:
+        ConfigError: none of these, or a name that is there twice.
+    """
+    where, expected = f"tasks.{task}.classes", "expected a number, a list of names or a file with a name a line"
     if classes is None:
-        raise ConfigError(f"tasks.{task}.classes: missing; expected a number, a list of names or a file of names")
+        raise ConfigError(f"{where}: missing; {expected}")
     if isinstance(classes, str):
         try:
-            names = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"tasks.{task}.classes: {classes}: cannot be read as a list of names: {error}") from None
+            lines = Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"{where}: {classes}: cannot be read ({reason}); {expected}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{where}: {classes}: not text in UTF-8; {expected}") from None
+        names = [line.strip() for line in lines if line.strip()]
     else:
         names = [f"class {i}" for i in range(classes)] if isinstance(classes, int) else [str(c) for c in classes]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"tasks.{task}.classes: found {names}; expected at least one name, each once")
+    if not names:
+        raise ConfigError(f"{where}: found {classes!r}, which names none; {expected}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{where}: found {', '.join(map(repr, twice))} more than once; expected each name once")
     return names
 
 

@@ -1,0 +1,15 @@
+"""Where text for people goes: a terminal at its own width, or a file or pipe, in which no line is broken."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+_UNBROKEN = 10_000
+
+
+def console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints what it is given: `[blue]` in a file's name is no colour and `:car:` no picture."""
+    made = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = _UNBROKEN  # whoever reads it, such as grep or a log, needs whole lines
+    return made
