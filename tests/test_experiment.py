@@ -295,6 +295,33 @@ def test_a_validation_that_failed_is_made_up_for_on_resume(
     assert results == expected
 
 
+def test_an_averaged_network_has_statistics_that_belong_to_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, average, seen = experiment.fit, {}, 0
+
+    def fit(model: MultiTaskModel, *args: Any, **options: Any) -> Any:
+        nonlocal seen
+        for step in genuine(model, *args, **options):
+            seen += 1
+            for key, value in model.state_dict().items():
+                if value.is_floating_point():  # W and the norms' means and variances alike: e <- e + (1 - decay)(x - e)
+                    before = average.get(key, value)
+                    average[key] = before + 0.25 * (value - before)
+            yield step
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    folder, _ = build.train(tiny(train={"ema": 0.75, "lr": 1e-2}), "run", tmp_path, quiet=True)
+    assert seen == 4
+    kept = tensors(folder)
+    statistics = [key for key in kept if "running_" in key]
+    assert statistics
+    for key, value in average.items():
+        torch.testing.assert_close(kept[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    live = checkpoint.load(folder / "weights" / "state.safetensors")[0]
+    assert any(not torch.allclose(kept[key], live[f"model.{key}"], rtol=1e-2) for key in statistics)
+
+
 def test_validation_comes_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
     folder, _ = build.train(tiny(train={"epochs": 5, "validate_every": 2}), "run", tmp_path, quiet=True)
     assert [line["epoch"] for line in lines(folder) if "seconds" not in line] == [1, 3, 4]

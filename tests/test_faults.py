@@ -1,7 +1,7 @@
 """Faults of a training from outside: kills, signals, full disks, damaged files, other configs, too little memory.
 
-The numbers in the names are the rows of the design's table of faults, as in `test_bad_input.py`. Processes that are to
-die are forked from this one, which spares each the seconds of importing torch.
+The numbers in the names are the rows of the design's table of faults, as in `test_bad_input.py`. `doomed.py` has
+what the processes do that are to die.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
+from doomed import MOMENTS, command, die, end_of, start, train_until
 from segweave import atomic, build, checkpoint, experiment
 from segweave.config import dump, load
 from segweave.data.synthetic import Synthetic
@@ -47,87 +48,18 @@ def train(segweave: Cli, config: Path, *arguments: object) -> Outcome:
     return segweave("train", config, *arguments, "--out", config.parent, "--name", "run", "--device", "cpu")
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original")
+    build.train(read_config(written(folder)), "run", folder, device="cpu", quiet=True)
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_path: Path) -> Path:
+def trained(original: Path, tmp_path: Path) -> Path:
     """A run of four steps with two checkpoints, and beside it the config that made it."""
-    return build.train(read_config(written(tmp_path)), "run", tmp_path, device="cpu", quiet=True)[0]
-
-
-def forked(action: Callable[[], object]) -> int:
-    """Starts a process that does this and ends with its exit code."""
-    process = os.fork()
-    if process == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return process
-
-
-def end_of(process: int) -> int:
-    """Its exit code, or minus the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-# Moments at which a process kills itself, each set up in the process that is to die
-
-
-def at_optimizer_step(count: int) -> None:
-    genuine, calls = torch.optim.AdamW.step, []
-
-    def step(self: Any, *arguments: Any) -> Any:
-        calls.append(1)
-        made = genuine(self, *arguments)
-        return die() if len(calls) == count else made
-
-    torch.optim.AdamW.step = step
-
-
-def with_half_a_state_written(_: int) -> None:
-    genuine = checkpoint.save_file
-
-    def save_file(tensors: Any, path: Path, *rest: Any) -> None:
-        genuine(tensors, path, *rest)
-        if ".state" in path.name:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
-
-    checkpoint.save_file = save_file
-
-
-def at_renaming(name: str, done: bool) -> None:
-    """As a file gets its final name, just before or just after."""
-    genuine = Path.replace
-
-    def replace(self: Path, target: Path) -> Path:
-        if target.name == name and not done:
-            die()
-        genuine(self, target)
-        return die() if target.name == name else target
-
-    Path.replace = replace
-
-
-MOMENTS: list[tuple[str, Callable[[], None]]] = [
-    ("before the first checkpoint", lambda: at_optimizer_step(1)),
-    ("in the second step", lambda: at_optimizer_step(2)),
-    ("with half a checkpoint written", lambda: with_half_a_state_written(0)),
-    ("between the two renamings of a save", lambda: at_renaming("previous.safetensors", done=True)),
-    ("as resuming writes the log anew", lambda: at_renaming("metrics.jsonl", done=False)),
-    ("with the best weights newer than the checkpoint", lambda: at_renaming("best.safetensors", done=True)),
-    ("as the checkpoint gets its name", lambda: at_renaming("state.safetensors", done=False)),
-]
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
 
 
 def test_row_20_killed_at_any_moment_a_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +67,8 @@ def test_row_20_killed_at_any_moment_a_run_goes_on_bit_for_bit(tmp_path: Path, m
     config = tiny(train={"epochs": 2, "ema": 0.5}, balancing={"method": "uncertainty"})
     whole, results = build.train(config, "whole", tmp_path, quiet=True)
     folder = tmp_path / "part"
-    for moment, prepare in MOMENTS:
-
-        def doomed(prepare: Callable[[], None] = prepare) -> None:
-            prepare()
-            build.train(config, "part", tmp_path, resume=folder.exists(), quiet=True)
-
-        assert end_of(forked(doomed)) == -signal.SIGKILL, moment
+    for moment in MOMENTS:
+        assert end_of(start(train_until, moment, config, tmp_path)) == -signal.SIGKILL, moment
     assert [path.name for path in (folder / "weights").glob(".*")], "the last kill leaves a temporary file"
     _, resumed = build.train(config, "part", tmp_path, resume=True, quiet=True)
     assert steps(folder) == steps(whole)
@@ -154,8 +81,9 @@ def test_row_20_killed_at_any_moment_a_run_goes_on_bit_for_bit(tmp_path: Path, m
 
 
 def test_row_20_only_the_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
-    dead = forked(lambda: None)
-    end_of(dead)
+    process = start(os.getpid)
+    end_of(process)
+    dead = process.pid
     kept = {f".state.safetensors.{os.getppid()}", ".notes", "state.safetensors", ".hidden.txt"}
     for name in (*kept, f".state.safetensors.{dead}", f".last.safetensors.{os.getpid()}"):
         (tmp_path / name).write_bytes(b"half")
@@ -164,22 +92,6 @@ def test_row_20_only_the_temporary_files_of_the_dead_are_removed(tmp_path: Path)
 
 
 # Signals
-
-
-def started(config: Path, monkeypatch: pytest.MonkeyPatch, **patches: Any) -> int:
-    """`segweave train` in a process group of its own, as a terminal or a scheduler starts it."""
-    arguments = ["segweave", "train", str(config), "--out", str(config.parent), "--name", "run", "--device", "cpu"]
-
-    def action() -> None:
-        os.setpgid(0, 0)
-        for name, value in patches.items():
-            monkeypatch.setattr(experiment if name == "fit" else build, name, value)
-        monkeypatch.setattr("sys.argv", arguments)
-        from segweave import cli
-
-        cli.main()
-
-    return forked(action)
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
@@ -193,15 +105,15 @@ def logged(log: Path, count: int) -> Callable[[], bool]:
     return lambda: log.is_file() and log.read_bytes().count(b"\n") >= count
 
 
-@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 1)])
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 0)])
 def test_row_21_a_signal_finishes_the_step_saves_and_ends(
-    number: int, code: int, workers: int, segweave: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, code: int, workers: int, segweave: Cli, tmp_path: Path
 ) -> None:
     config = written(tmp_path, train={"epochs": 100_000, "workers": workers, "validate_every": 100_000})
-    process = started(config, monkeypatch)
+    process = start(command, config, None, None)
     folder = tmp_path / "run"
     wait_for(logged(folder / "metrics.jsonl", 2))
-    os.killpg(process, number)  # the workers hear of it too
+    os.killpg(process.pid, number)  # the workers hear of it too
     assert end_of(process) == code
     done = len(steps(folder))
     assert checkpoint.load(folder / "weights" / "state.safetensors")[1]["step"] == done
@@ -212,19 +124,12 @@ def test_row_21_a_signal_finishes_the_step_saves_and_ends(
         assert [line["step"] for line in steps(folder)] == list(range(done + 1))
 
 
-def test_row_21_a_signal_breaks_off_a_validation_that_resuming_makes_up_for(
-    segweave: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_21_a_signal_breaks_off_a_validation_that_resuming_makes_up_for(segweave: Cli, tmp_path: Path) -> None:
     config = written(tmp_path, train={"steps": 3})
     mark = tmp_path / "validating"
-
-    def evaluate(*_: Any) -> None:
-        mark.touch()
-        time.sleep(120)
-
-    process = started(config, monkeypatch, evaluate=evaluate)
+    process = start(command, config, mark, "evaluate")
     wait_for(mark.exists)
-    os.kill(process, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     assert end_of(process) == 143
     folder = tmp_path / "run"
     meta = checkpoint.load(folder / "weights" / "state.safetensors")[1]
@@ -233,21 +138,14 @@ def test_row_21_a_signal_breaks_off_a_validation_that_resuming_makes_up_for(
     assert [line["step"] for line in lines(folder) if "split" in line] == [2]
 
 
-def test_row_21_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_21_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     mark = tmp_path / "stuck"
-
-    def fit(*_: Any, **__: Any) -> Any:
-        mark.touch()
-        while True:
-            time.sleep(0.02)
-        yield
-
-    process = started(written(tmp_path), monkeypatch, fit=fit)
+    process = start(command, written(tmp_path), mark, "fit")
     wait_for(mark.exists)
-    os.kill(process, signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
-    assert os.waitpid(process, os.WNOHANG) == (0, 0), "the first waits for the step"
-    os.kill(process, signal.SIGINT)
+    assert process.is_alive(), "the first waits for the step"
+    os.kill(process.pid, signal.SIGINT)
     assert end_of(process) == 130
     assert not (tmp_path / "run").exists()
 

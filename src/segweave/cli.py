@@ -32,16 +32,20 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by defaul
 Split = Annotated[str, typer.Option(help="train, val, test or a split of the config")]
 
 
-@app.callback(invoke_without_command=True)
-def start(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> bool:
+    if wanted:
         typer.echo(f"segweave {metadata.version('segweave')}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """One network, one shared encoder, several vision tasks."""
 
 
 @app.command()
@@ -63,7 +67,7 @@ def train(
     checked = read_config(config, overrides or [])
     from segweave import build
 
-    folder, results = build.train(checked, name, out, resume, device, changed_data=changed_data)
+    folder, results = build.train(checked, name, out.expanduser(), resume, device, changed_data=changed_data)
     _print_results(results, "validation, best weights")
     typer.echo(f"run: {folder}")
     if (folder / "report.html").is_file():
@@ -111,6 +115,7 @@ def score(
     checked = read_config(config)
     from segweave import build
 
+    predictions, out = predictions.expanduser(), out.expanduser() if out else None
     results = build.score_predictions(checked, predictions, split, out)
     _print_results(results, f"{predictions}, {split}")
     if out:
@@ -127,7 +132,7 @@ def predict(
     """Predict every task on images, into files and pictures."""
     from segweave.predict import predict_run
 
-    done = predict_run(run, sources, out, device)
+    done = predict_run(run, sources, out.expanduser() if out else None, device)
     for line in [*done.notes, *done.problems]:
         typer.echo(line, err=True)
     if done.folder:
@@ -150,7 +155,7 @@ def check(
     from segweave import check
     from segweave.terminal import console
 
-    done = check.check(checked, out, workers, console(stderr=True))
+    done = check.check(checked, out.expanduser() if out else None, workers, console(stderr=True))
     console().print(check.report(done))
     typer.echo(f"page: {done.page}")
     if done.errors:
@@ -184,14 +189,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which the message names
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        sys.exit(app(standalone_mode=False))
-    except SegweaveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except _UsageError as error:
-        print(f"error: {_usage(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        code = app(sys.argv[1:] or ["--help"], prog_name="segweave", standalone_mode=False)
+    except (SegweaveError, _UsageError) as error:
+        print(f"error: {error if isinstance(error, SegweaveError) else _usage(error)}", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):  # some versions of typer turn the one into the other
+        code = 130
     finally:
         signal.signal(signal.SIGTERM, before)
+    sys.exit(code)  # out here no traceback holds on to the processes that read data

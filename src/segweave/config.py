@@ -90,7 +90,8 @@ def parse(text: str, source: str = "config") -> Any:
         raise ConfigError(f"{source}: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{source}: {line}{error.problem or error.context}") from None
+        cure = "; indent with blanks, not with tabs" if "'\\t'" in (error.problem or "") else ""
+        raise ConfigError(f"{source}: {line}{error.problem or error.context}{cure}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{source}: not YAML that can be read: {' '.join(str(error).split())}") from None
 
@@ -129,7 +130,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or is not such a config.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -144,7 +145,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def from_values(values: Any, overrides: Iterable[str] = (), source: str = "config") -> Config:
     """The same from values that were parsed already."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected a mapping with the sections {', '.join(SECTIONS)}; found {values!r}")
+        found = "nothing" if values is None else repr(values)
+        raise ConfigError(f"{source}: expected a mapping with the sections {', '.join(SECTIONS)}; found {found}")
     values = _expand(values, source)  # which also gives every YAML alias a copy of its own, to be overridden alone
     for override in overrides:
         _override(values, override)

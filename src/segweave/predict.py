@@ -41,14 +41,14 @@ def find_images(sources: Sequence[str | Path]) -> list[tuple[str, Path]]:
     found: dict[str, dict[Path, Path]] = {}
     empty = []
     for source in sources:
-        path = Path(source)
+        path = Path(source).expanduser()
         if path.is_dir():
             base, names = path, list_files(path)
             empty += [] if names else [path]
         elif path.is_file():
             base, names = path.parent, [path.name]
         else:
-            base, names = _expand(str(source))
+            base, names = _expand(str(path))
         for name in names:
             found.setdefault(without_suffix(name), {})[(base / name).resolve()] = base / name
     images: dict[str, Path] = {}
@@ -63,13 +63,18 @@ def find_images(sources: Sequence[str | Path]) -> list[tuple[str, Path]]:
 def _expand(pattern: str) -> tuple[Path, list[str]]:
     """The folder that a glob starts in, and the images that it or the folders it names hold, relative to that."""
     parts = Path(pattern).parts
-    base = Path(*parts[: next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)])
+    fixed = 0  # folders that are there, also where their names have brackets in them
+    while fixed < len(parts) - 1 and (Path(*parts[: fixed + 1]).is_dir() or not glob.has_magic(parts[fixed])):
+        fixed += 1
+    base = Path(*parts[:fixed])
     paths: list[Path] = []
-    for match in map(Path, sorted(glob.glob(pattern, recursive=True))):
+    for match in map(Path, sorted(glob.glob(str(Path(glob.escape(str(base)), *parts[fixed:])), recursive=True))):
         paths += [match / name for name in list_files(match)] if match.is_dir() else [match]
     names = [path.relative_to(base).as_posix() for path in paths if suffix_of(path.name) in RASTERS]
+    if not names and not glob.has_magic(pattern):
+        raise ConfigError(f"{pattern}: no such file or folder; expected images, folders or patterns")
     if not names:
-        raise ConfigError(f"{pattern}: no such image or folder, and no pattern that any image ({_KINDS}) fits")
+        raise ConfigError(f"{pattern}: no image ({_KINDS}) fits this pattern")
     return base, names
 
 

@@ -181,6 +181,7 @@ def restore(folder: Path, parts: Mapping[str, Any], state: State, model: MultiTa
         CheckpointError: it is damaged or foreign, or of other tasks or parts.
     """
     weights, log = folder / "weights", folder / "metrics.jsonl"
+    sweep(folder)
     sweep(weights)
     # a process that was killed between the two renamings of a save left the newest one under the older name
     places = [weights / "state.safetensors", weights / "previous.safetensors"]

@@ -34,7 +34,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = (), data_only: bool
     Raises:
         ConfigError: with the key, what was found, what was expected and the nearest name.
     """
-    return check_config(config.load(path, overrides), Path(path).parent, data_only)
+    return check_config(config.load(path, overrides), Path(path).expanduser().parent, data_only)
 
 
 def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> Config:

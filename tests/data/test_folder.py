@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -328,8 +329,15 @@ def test_shares_that_make_no_sense(make: Make, tmp_path: Path, splits: dict[str,
 
 def test_an_empty_split_is_an_error_that_counts(make: Make, tmp_path: Path) -> None:
     root = images(tmp_path / "set", make, "a", "b")
-    with pytest.raises(DataError, match=r"split 'val' has no images; found 2 for data.images 'images'"):
+    with pytest.raises(DataError, match=r"split 'val' has no images; none of the 2 images was drawn") as error:
         read(root, "val", splits={"val": 1e-9})
+    said = re.search(r"set data\.splits\.val to (0\.\d+) or more", str(error.value))
+    assert said
+    assert len(read(root, "val", splits={"val": float(said[1])})) > 0
+    with pytest.raises(DataError, match=r"has no images"):
+        read(root, "val", splits={"val": float(said[1]) - 0.02})
+    with pytest.raises(DataError, match=r"split 'train' has no images; .*data\.splits\.train: train\.txt"):
+        read(root, "train", splits={"val": 1.0})
 
 
 # Tables

@@ -305,7 +305,7 @@ def test_cars_and_pedestrians_of_camvid(real_data: Path) -> None:
     counted = 0
     for index in range(5):
         mask = np.array(Image.open(dataset.file(index, "objects")))  # pyright: ignore
-        regions, count = ndimage.label(mask == 8, np.ones((3, 3)))
+        regions, count = ndimage.label(mask == 8, np.ones((3, 3)))  # pyright: ignore
         sizes = ndimage.sum_labels(np.ones_like(mask), regions, range(1, count + 1))
         found = dataset[index].annotations["objects"]
         assert int((found[:, 4] == 0).sum()) == int((np.asarray(sizes) >= 16).sum())

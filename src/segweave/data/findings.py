@@ -111,6 +111,8 @@ def _classes(task: Task, by_split: Mapping[str, Labels]) -> Iterator[Finding]:
     train, validation = by_split.get("train"), by_split.get("val")
     seen = [name for name, count in train.counts.items() if count] if train else []
     if not train or not seen:
+        if train and train.counts:
+            yield Finding("warning", f"{task.name}: no training label of any class, so that nothing can be learnt")
         return
     missing = [name for name in train.counts if name not in seen]
     if missing:

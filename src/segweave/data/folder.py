@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segweave import rasters
 from segweave.batch import Sample
+from segweave.data import shares
 from segweave.data.dataset import Dataset, match_layers
 from segweave.data.layout import (
     RASTERS,
@@ -33,7 +34,6 @@ from segweave.tasks.task import Task
 _TEXTS = frozenset({".txt"})
 _LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-_VAL_SHARE = 0.2
 Label = Path | str | Callable[[], Tensor]
 Named = TypeVar("Named")
 
@@ -81,7 +81,7 @@ class Folder(Dataset):
         table: str | None = None,
         splits: Mapping[str, str | float | int] | None = None,
     ) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise ConfigError(f"data.root: {root}: no such folder; expected the folder that holds the images")
         self.split = split
@@ -93,13 +93,16 @@ class Folder(Dataset):
         self._pattern = images
         self._pools: dict[str | None, dict[str, Path]] = {}
         self._layers = list(layers.values())
-        self._splits = self._default_splits() if splits is None else _checked(splits)
+        self._splits = self._default_splits() if splits is None else shares.checked(splits)
         if split not in self._splits and split != "train":
             raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join({'train': 0, **self._splits})}")
         pool = self._pool(self._part(split))
         self.ids = sorted(self._members(split))
         if not self.ids:
-            raise DataError(f"{self.root}: split {split!r} has no images; found {len(pool)} for data.images {images!r}")
+            why = f"found {len(pool)} for data.images {images!r}"
+            if self._kind(split) in ("share", "rest"):
+                why = shares.none_drawn(split, self._splits, pool)
+            raise DataError(f"{self.root}: split {split!r} has no images; {why}")
         self._images = {id: pool[id] for id in self.ids}
         self._labels: dict[str, dict[str, Label]] = {}
         for task in readers:
@@ -119,14 +122,14 @@ class Folder(Dataset):
     def _default_splits(self) -> dict[str, str | float]:
         """Sub-folders with the usual names; images of a table have none."""
         if self._filled(self._pattern):
-            return {"val": _VAL_SHARE}
+            return {"val": shares.VAL_SHARE}
         found: dict[str, str | float] = {}
         for name, spellings in ({self.split: (self.split,)} | _NAMES).items():
             there = [spelling for spelling in spellings if self._place(self._pattern, spelling)[2]]
             found |= {name: there[0]} if there else {}
         if "{split}" in self._pattern and not found:
             raise ConfigError(f"data.images: {self._pattern!r}: no such folder for train, val or test in {self.root}")
-        return {"val": _VAL_SHARE} | found
+        return {"val": shares.VAL_SHARE} | found
 
     def _kind(self, split: str) -> str:
         rule = self._splits.get(split)
@@ -160,7 +163,7 @@ class Folder(Dataset):
         else:
             taken = {self._pool(self._part(name))[id] for name in named for id in self._named(name)}
             free = [id for id, path in pool.items() if path not in taken]
-        return [id for id in free if self._drawn(id) == split]
+        return [id for id in free if shares.drawn(id, self._splits) == split]
 
     def _named(self, split: str) -> list[str]:
         """The ids that a split's list file, folder or column names."""
@@ -180,16 +183,6 @@ class Folder(Dataset):
             names = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir())[:10]) or "no folders"
             raise ConfigError(f"data.splits.{split}: no images in a folder {rule!r}; {self.root} has {names}")
         return inside
-
-    def _drawn(self, id: str) -> str:
-        """The split that a share gives an id to; the shares lie one after the other, the rest is `train`."""
-        position, high = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64, 0.0
-        for name, share in self._splits.items():
-            if isinstance(share, float) and name != "train":
-                high += share
-                if position < high:
-                    return name
-        return "train"
 
     def _filled(self, pattern: str) -> bool:
         return self._table is not None and self._table.fills(pattern)
@@ -269,8 +262,11 @@ class Folder(Dataset):
             files = by_id(base, rest, suffixes, "data.tasks")
             found = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
         if not files and (others := _contents(base)):
-            kinds = ", ".join(sorted(suffixes))
-            raise DataError(f"data.tasks: {base}: found {others}; expected labels of task {task.name!r} as {kinds}")
+            how = f"as {', '.join(sorted(suffixes))}"
+            if task.derivations and task.name not in self._derive:
+                ways = " or ".join(task.derivations)
+                how = f"in one file, or masks together with data.derive.{self.layer[task.name]}: {ways}"
+            raise DataError(f"data.tasks: {base}: found {others}; expected labels of task {task.name!r} {how}")
         if files and not found and split is None and not self._of_train(task, layer):
             raise DataError(
                 f"data.tasks: {base}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the "
@@ -356,15 +352,6 @@ class Folder(Dataset):
             parts = [self._images[id], *(labels.get(id) for labels in self._labels.values())]
             digest.update(repr((id, [_summary(p) for p in parts])).encode())
         return digest.hexdigest()
-
-
-def _checked(splits: Mapping[str, str | float | int]) -> dict[str, str | float]:
-    shares = [float(rule) for rule in splits.values() if not isinstance(rule, str)]
-    if not all(0 < share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-        raise ConfigError(f"data.splits: found shares {shares}; expected each above 0, and at most 1 together")
-    if "train" in splits and shares and not isinstance(splits["train"], str) and abs(sum(shares) - 1) > 1e-9:
-        raise ConfigError(f"data.splits: found shares {shares}; with train among them they must add up to 1")
-    return {name: rule if isinstance(rule, str) else float(rule) for name, rule in splits.items()}
 
 
 def _contents(folder: Path) -> str:

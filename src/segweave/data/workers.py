@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 from collections.abc import Sequence
 from weakref import WeakSet
 
@@ -25,7 +26,8 @@ class Watch:
     def __init__(self, ids: Sequence[str], workers: int) -> None:
         self.ids = ids
         self.workers = workers
-        self._now = torch.full((workers, 2), -1).share_memory_()  # process and index
+        with torch.inference_mode(False):  # a tensor made in that mode cannot be written to outside of it
+            self._now = torch.full((workers, 2), -1).share_memory_()  # process and index
         _WATCHES.add(self)
 
     def reads(self, index: int) -> None:
@@ -48,10 +50,18 @@ _WATCHES: WeakSet[Watch] = WeakSet()
 def leave_signals(_: int) -> None:
     """For a worker's start: Ctrl-C and a scheduler's SIGTERM reach it too, but the main process has a step to finish.
 
-    It ends when the main process does.
+    A SIGTERM of the main process itself is obeyed: torch and multiprocessing end workers by it that are left over.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal, and keeps torch's handler
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(0)
 
 
 def killed(error: RuntimeError) -> DataError | None:

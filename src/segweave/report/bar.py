@@ -35,8 +35,10 @@ class TrainingBar:
         return self
 
     def __exit__(self, *error: object) -> None:
+        shown = bool(self._losses.plain)
+        self._live.transient = not shown  # without a step there is nothing to leave behind
         self._live.__exit__(None, None, None)
-        if not self._live.console.is_terminal:
+        if shown and not self._live.console.is_terminal:
             self._live.console.print()  # there, the last state is left without an end of line
 
     def update(self, done: float, place: str, losses: Mapping[str, float], images_per_second: float) -> None:

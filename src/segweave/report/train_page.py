@@ -249,7 +249,7 @@ def _classes(tasks: Sequence[TaskResult]) -> Html:
         else:
             matrix = paragraph("No confusions: an image or pixel has no single class here.", soft=True)
         if shown:
-            wide = "pair" if len(counts) <= 20 else None
+            wide = "pair" if 0 < len(counts) <= 20 else None
             parts.append(join([tag("h3", task.name), tag("div", join([shown, matrix]), class_=wide)]))
         else:
             nothing.append(task.name)

@@ -119,9 +119,8 @@ class Classification(Task):
     def encode(self, annotation: Tensor) -> Tensor:
         if not self.derive:
             return annotation
-        present = (
-            torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256)[: len(self.classes)] > 0
-        )
+        counts = torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256)
+        present = counts[: len(self.classes)] > 0
         # a mask in which nothing is labelled does not say that there is nothing
         return present.float() if present.any() else torch.full((len(self.classes),), -1.0)
 

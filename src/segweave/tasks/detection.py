@@ -70,7 +70,7 @@ class Detection(Task):
         self,
         name: str,
         *,
-        classes: int | Sequence[str] | str | None = None,
+        classes: int | Sequence[str | int] | str | None = None,
         ignore: Sequence[str] | Literal["others"] | None = None,
         category_ids: Sequence[int] | None = None,
         ids: Mapping[int, str] | None = None,
@@ -93,7 +93,8 @@ class Detection(Task):
         if missing:
             raise ConfigError(f"tasks.{name}.loss: found {list(self.loss_options)}; expected {', '.join(missing)} too")
         self.classes = class_names(name, classes)
-        self._named = not isinstance(classes, int)
+        # a checkpoint holds the names that a mere number was given
+        self._named = self.classes != class_names(name, len(self.classes))
         self.ignore = ignore if ignore == "others" else list(ignore or ())
         self.category_ids = list(category_ids) if category_ids else None
         if self.category_ids and len(set(self.category_ids)) != len(self.classes):

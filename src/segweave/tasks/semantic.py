@@ -139,6 +139,14 @@ class Semantic(Task):
             )
         return DenseMap(labels.to(torch.uint8))
 
+    def notes(self, annotation: Tensor) -> Mapping[str, int]:
+        two = len(self.classes) == 2 and IGNORE not in self.ignore
+        if not two or not _is_white_on_black(annotation.as_subclass(Tensor)):
+            return {}
+        other = self.classes[1]
+        cure = f"if 255 is {other!r}, write classes: [{other}] and threshold: 128; else ignore: 255 says so"
+        return {f"tasks.{self.name}: a mask of 0 and 255 alone, where 255 is not labelled; {cure}": 1}
+
     def _read_ids(self, path: Path, written: bool = False) -> Tensor:
         table = {}
         for key, (red, green, blue) in self.colours.items():
