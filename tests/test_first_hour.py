@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import segweave as sw
 from segweave import MultiTaskModel, build, checkpoint, cli, create_model
+from segweave.check import check
 from segweave.config import dump, from_values, load
 from segweave.data import Folder, Synthetic
 from segweave.data.augment import Augment
@@ -429,3 +431,25 @@ def test_brackets_in_folders_of_patterns(tmp_path: Path) -> None:
     assert found.keys() == {Path(name).stem for name in NAMES if ".jp" in name}
     other = dict(find_images([tmp_path / "Fotos ?alt]" / "Bilder" / "Feld*.jpg"]))
     assert other.keys() == {"Fotos [alt]/Bilder/Feld [alt] 3"}
+
+
+@pytest.mark.parametrize(("orientation", "warned"), [(6, False), (3, True)])
+def test_a_phones_photograph_whose_mask_is_upright(tmp_path: Path, orientation: int, warned: bool) -> None:
+    """A quarter turn shows in the size: a mask of the upright size was drawn on what people see."""
+    root = photographs(tmp_path / "set")
+    upright = Image.open(root / "Bilder" / "IMG_0001.JPG")
+    exif = Image.Exif()
+    exif[274] = orientation
+    turn = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}[orientation]
+    upright.transpose(turn).save(root / "Bilder" / "IMG_0001.JPG", exif=exif)
+    done = check(check_config(from_values(values(str(root)))), tmp_path / "page", workers=0)
+    assert any("turned by its EXIF" in finding.text for finding in done.findings) == warned
+    assert not done.errors
+
+
+def test_the_package_says_what_is_in_it() -> None:
+    assert {"create_model", "fit", "tasks", "data", "MultiTaskModel", "__version__"} <= set(dir(sw))
+    assert all(hasattr(sw, name) for name in dir(sw))
+    for tasks in ([], [Semantic("a", classes=2), Depth("a")]):
+        with pytest.raises(ConfigError, match="expected at least one task, each with a name of its own"):
+            sw.create_model(tasks, backbone="test_resnet")

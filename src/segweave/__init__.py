@@ -13,7 +13,13 @@ def __getattr__(name: str) -> Any:
         return import_module(f"segweave.{name}")
     if name in _PLACES:
         return getattr(import_module(f"segweave.{_PLACES[name]}"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("segweave")
     raise AttributeError(f"module 'segweave' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS, *_PLACES, "__version__"})
 
 
 if TYPE_CHECKING:

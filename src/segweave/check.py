@@ -188,9 +188,7 @@ def report(checked: Checked) -> Group:
 def _terminal(sheet: Sheet) -> Table:
     table = Table(title=sheet.caption, title_justify="left")
     for place, name in enumerate(sheet.columns):
-        numeric = place and all(row[place] is None or not isinstance(row[place], str) for row in sheet.rows)
-        share = place and any(str(row[place]).endswith("%") for row in sheet.rows)
-        table.add_column(Text(name), justify="right" if numeric or share else "left")
+        table.add_column(Text(name), justify="right" if place in sheet.figures else "left")
     for row in sheet.rows:
         table.add_row(*(Text(_text(cell)) for cell in row))
     return table

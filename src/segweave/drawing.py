@@ -11,8 +11,9 @@ from segweave.data.augment import to_float
 from segweave.tasks.task import Prediction
 
 
-def shown(image: Shaped[Tensor, "C H W"], size: tuple[int, int]) -> UInt8[Tensor, "C h w"]:
-    """The image as uint8 at a size [h, w]."""
+def shown(image: Shaped[Tensor, "C H W"], size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    """The image as uint8 at a size [h, w]: its first three bands, or its first one as grey where it has fewer."""
+    image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     if image.shape[-2:] != size:
         image = functional.resize(image if image.dtype == torch.uint8 else to_float(image), list(size), antialias=True)
     return image if image.dtype == torch.uint8 else (to_float(image) * 255).round().clamp(0, 255).to(torch.uint8)

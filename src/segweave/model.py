@@ -256,6 +256,9 @@ def create_model(
         "regularizers": dict(regularizers or {}),
         "in_channels": in_channels,
     }
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"tasks: found the names {names}; expected at least one task, each with a name of its own")
     INTERACTIONS.require(interaction, "model.interaction")
     check_regularizers(regularizers, "model.regularizers", "shared")
     for task in tasks:

@@ -231,12 +231,11 @@ def _example(answers: _Answers, index: int, group: str, scores: list[tuple[str, 
     height, width = sample.image.shape[-2:]
     factor = min(1.0, _SIDE / max(height, width))
     small = max(1, round(height * factor)), max(1, round(width * factor))
-    image = _three(sample.image)
-    picture = shown(image, small)
+    picture = shown(sample.image, small)
     pictures, words = [], []
     for name, task in answers.model.tasks.items():
         size = small if task.dense else (height, width)
-        under = picture if task.dense else shown(image, (height, width))
+        under = picture if task.dense else shown(sample.image, (height, width))
         output = task.resize(outputs[name], used, size)
         prediction = {key: value[0].cpu() for key, value in task.decode(output).items()}
         target = None
@@ -248,11 +247,6 @@ def _example(answers: _Answers, index: int, group: str, scores: list[tuple[str, 
         else:
             pictures.append(_shown(task, under, prediction, target, small))
     return Example(sample.id, group, picture, scores, pictures, words)
-
-
-def _three(image: Tensor) -> Tensor:
-    """Three bands of an image to show: the first three, or its first one as grey."""
-    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
 
 
 def _said(task: Task, prediction: Prediction, words: str, target: Tensor | None) -> Said:

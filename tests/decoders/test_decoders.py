@@ -11,6 +11,7 @@ import torch
 from pyramids import PYRAMIDS, built, levels_of
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segweave.backbones import Encoder
 from segweave.batch import Batch, Labelled
@@ -127,8 +128,32 @@ class TestOnEveryPyramid:
             assert torch.equal(level, copy)
 
 
+NOT_EXPORTED = ("adaptive", "local_scalar", "nonzero")
+"""Operations that ONNX has for some sizes only, or that read a value on the host."""
+
+
+class Used(TorchDispatchMode):
+    """The operations that ran, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def refused(names: set[str]) -> list[str]:
+    return [name for name in names if any(word in name for word in NOT_EXPORTED)]
+
+
 def check_in_a_network(encoder: Encoder, name: str, *sizes: tuple[int, int]) -> None:
-    """Declared maps, outputs of exactly the images' size, and gradients from end to end, of one image in training."""
+    """Declared maps by operations that can be exported, outputs of exactly the images' size, gradients end to end.
+
+    Of one image in training.
+    """
     model = network(encoder, name=name).train()
     decoder: Any = model.interaction.decoder
     for height, width in sizes:
@@ -140,7 +165,12 @@ def check_in_a_network(encoder: Encoder, name: str, *sizes: tuple[int, int]) -> 
         assert found.shape == (1, decoder.channels, tall // decoder.stride, wide // decoder.stride)
         declared = zip(decoder.pyramid_channels, decoder.pyramid_strides, strict=True)
         expected = [(1, c, -(-tall // s), -(-wide // s)) for c, s in declared]
-        assert [tuple(m.shape) for m in decoder.pyramid(levels)] == expected
+        with Used() as used:
+            maps = decoder.pyramid(levels)
+            decoder.fuse(maps)
+        assert [tuple(m.shape) for m in maps] == expected
+        assert "aten.convolution.default" in used.names
+        assert refused(used.names) == []
         output = model.outputs(features, height, width)["semantic"]
         assert output.shape == (1, 3, height, width)
         output.square().mean().backward()
@@ -209,7 +239,18 @@ def test_exported_decoders_give_the_same_at_any_size(exported: Any, shape: tuple
 def test_exported_decoders_use_operations_that_onnx_has_at_any_size(exported: Any) -> None:
     used = {str(node.target) for node in exported[1].graph.nodes if node.op == "call_function"}
     assert "aten.convolution.default" in used
-    assert not [target for target in used if any(word in target for word in ("adaptive", "local_scalar", "nonzero"))]
+    assert refused(used) == []
+
+
+def test_layers_of_one_stride_are_exported_at_any_size() -> None:
+    """As a plain transformer gives them; only here levels are resampled."""
+    decoder = built("dpt", "of one stride").eval()
+    free = {0: Dim("batch", max=64), 2: Dim("rows", min=3, max=64), 3: Dim("columns", min=3, max=64)}
+    levels = [level.detach() for level in levels_of("of one stride", height=4, width=6)]
+    program = torch.export.export(decoder, (levels,), dynamic_shapes=([free] * 4,)).run_decompositions()
+    others = [torch.randn(3, 24, 7, 5) for _ in range(4)]
+    torch.testing.assert_close(program.module()(others), decoder(others), rtol=1e-4, atol=1e-5)
+    assert refused({str(node.target) for node in program.graph.nodes if node.op == "call_function"}) == []
 
 
 @pytest.mark.parametrize(

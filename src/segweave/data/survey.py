@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +98,7 @@ class _Reader(TorchDataset):
         dataset = self.datasets[split]
         record = Record(split, index, dataset.ids[index])
         dataset.notes.clear()
+        sample = None
         try:
             sample = dataset[index]
             record.look = look(sample.image)
@@ -106,7 +107,7 @@ class _Reader(TorchDataset):
         except DataError as error:
             record.errors.append(str(error))
             annotations = self._apart(dataset, record)
-        turned = any("EXIF" in note for note in dataset.notes)
+        turned = sample is not None and _turned_unseen(dataset.notes, sample.image)
         for task in self.tasks:
             if task.name in annotations:
                 target = task.encode(annotations[task.name])
@@ -193,6 +194,13 @@ def _ring(pixels: np.ndarray, at: int) -> np.ndarray:
     at = min(at, (min(pixels.shape[:2]) - 1) // 2)
     inside = pixels[at : pixels.shape[0] - at, at : pixels.shape[1] - at]
     return np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).astype(np.float32)
+
+
+def _turned_unseen(notes: Iterable[str], image: Tensor) -> bool:
+    """Whether an image was turned by its EXIF so that its size does not tell if its label was drawn on it upright."""
+    turned = [note for note in notes if note.startswith("EXIF orientation")]
+    quarter = any(f"orientation {number} " in note for note in turned for number in (5, 6, 7, 8))
+    return bool(turned) and not (quarter and image.shape[-2] != image.shape[-1])
 
 
 def _file_doubts(path: Path, turned: bool) -> list[str]:

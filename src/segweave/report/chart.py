@@ -140,7 +140,8 @@ def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int
         colour, dashed = f"series{place % SERIES + 1}", place % 2 == 1
         drawn.append(frame.path(thinned(points, most), colour, dashed=dashed))
         drawn.append(frame.dots(points, colour, 3) if len(points) == 1 else "")
-        line_key = tag("i", class_="line", style=f"background:var(--{colour})", aria_hidden="true")
+        look = "line dashed" if dashed else "line"
+        line_key = tag("i", class_=look, style=f"background:var(--{colour})", aria_hidden="true")
         name = f"{line.name} {number(points[-1][1])}"
         entries.append(tag("li", join([line_key, tag("span", name)])))
         words.append(f"{line.name} from {number(points[0][1])} to {number(points[-1][1])}")

@@ -24,6 +24,16 @@ class Sheet:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
+    @property
+    def figures(self) -> list[int]:
+        """Positions of the columns of numbers and shares, which stand to the right."""
+        places = range(1, len(self.columns))
+        return [place for place in places if all(_is_figure(row[place]) for row in self.rows)]
+
+
+def _is_figure(cell: Cell) -> bool:
+    return not isinstance(cell, str) or cell.endswith("%")
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -76,8 +86,7 @@ def _remark(remark: Remark) -> Html:
 
 
 def _table(sheet: Sheet) -> Html:
-    shares = [place for place in range(len(sheet.columns)) if any(str(row[place]).endswith("%") for row in sheet.rows)]
-    return html.table(sheet.columns, sheet.rows, sheet.caption, shares)
+    return html.table(sheet.columns, sheet.rows, sheet.caption, sheet.figures)
 
 
 def _examples(drawn: Sequence[Drawn]) -> Html:

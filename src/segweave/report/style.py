@@ -136,6 +136,7 @@ color:var(--soft)}
 .key li{display:inline-flex;align-items:center;gap:.4rem}
 .key i{width:.85rem;height:.85rem;border-radius:3px;border:1px solid var(--edge);flex:none}
 .key i.line{height:3px;border:0;border-radius:2px;width:1.15rem}
+.key i.dashed{mask:repeating-linear-gradient(90deg,black 0 .45rem,transparent .45rem .7rem)}
 .ramp{max-width:36rem;display:grid;grid-template-columns:1fr 1fr 1fr;font-size:.8rem;color:var(--soft);
 margin-top:.25rem}
 .ramp i{grid-column:1/-1;height:.5rem;border-radius:3px;border:1px solid var(--edge)}
