@@ -90,7 +90,7 @@ def test_sources_without_images(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     assert find_images([tmp_path / "empty"]) == [(str(tmp_path / "empty"), tmp_path / "empty")]
     for source in ("none.png", "*.png", "*.txt", "none/*.png"):
-        with pytest.raises(ConfigError, match="no such file or folder|no image .* fits this pattern"):
+        with pytest.raises(ConfigError, match=r"no such file or folder|no image .* fits this pattern"):
             find_images([f"{tmp_path}/{source}"])
     good = photo(tmp_path / "x.png")
     assert find_images([tmp_path / "empty", good]) == [("x", good), (str(tmp_path / "empty"), tmp_path / "empty")]

@@ -84,6 +84,8 @@ def test_every_line_has_a_name_and_a_look_of_its_own() -> None:
     looks = [(p["style"], p.get("stroke-dasharray")) for p in page.named("path") if "style" in p]
     assert len(set(looks[:8])) == 8
     assert len(page.named("li")) == 10
+    keys = page.named("i")
+    assert [("dashed" in key["class"]) for key in keys] == [dash is not None for _, dash in looks]
     assert "task 3 3.750" in page.words
 
 

@@ -76,3 +76,8 @@ def test_links_lead_to_the_sections() -> None:
     wanted = re.findall(r'href="#([\w]+)"', page)
     assert {"found", "counts", "samples0", "samples1"} <= set(wanted)
     assert all(f'id="{name}"' in page for name in wanted)
+
+
+def test_columns_of_numbers_and_shares_are_figures() -> None:
+    rows = [["a", 1, "50.0 %", "60 x 40", None], ["b", None, None, None, None]]
+    assert Sheet("sizes", ("name", "count", "share", "size", "nothing"), rows).figures == [1, 2, 4]
