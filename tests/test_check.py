@@ -144,8 +144,24 @@ def test_every_error_is_listed_and_alike_ones_together(root: Path) -> None:
     assert sum("val/images/09.png: found an unreadable file" in text for text in errors) == 1
     # the labels of an image that cannot be read are counted nevertheless
     assert sheet(checked, "Images")["val"]["readable"] == VAL - 1
+    # and the images of labels that cannot be read
+    assert sheet(checked, "Images")["train"]["readable"] == TRAIN - 1
     assert sheet(checked, "Label coverage")["depth", "val"]["labelled images"] == VAL
     assert sheet(checked, "Label coverage")["semantic", "train"]["labelled images"] == TRAIN - 6
+
+
+def test_a_label_that_names_no_class_is_told_with_its_file_and_its_image_still_counts(root: Path) -> None:
+    for i in range(TRAIN):
+        label = root / "train" / "scene" / f"{i:02d}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("zebra" if i == 2 else "city")
+    shutil.copy(root / "train" / "images" / "02.png", root / "val" / "images" / "09.png")
+    checked = run(root, scene={"kind": "classification", "classes": ["city", "country"]})
+    (error,) = found(checked, "error")
+    assert f"{root / 'train' / 'scene' / '02.txt'}: label 'zebra' is not a class" in error
+    assert sheet(checked, "Images")["train"]["readable"] == TRAIN
+    assert sheet(checked, "Classes of scene")["city"]["train images"] == TRAIN - 1
+    assert any("of val also in train (equal pixels): train/02 and val/09;" in w for w in found(checked, "warning"))
 
 
 def photo(root: Path, edit: Callable[[np.ndarray], Any]) -> None:

@@ -98,16 +98,11 @@ class _Reader(TorchDataset):
         dataset = self.datasets[split]
         record = Record(split, index, dataset.ids[index])
         dataset.notes.clear()
-        sample = None
-        try:
-            sample = dataset[index]
-            record.look = look(sample.image)
-            record.doubts[""] = image_doubts(sample.image)
-            annotations = sample.annotations
-        except DataError as error:
-            record.errors.append(str(error))
-            annotations = self._apart(dataset, record)
-        turned = sample is not None and _turned_unseen(dataset.notes, sample.image)
+        image, annotations = self._read(dataset, record)
+        if image is not None:
+            record.look = look(image)
+            record.doubts[""] = image_doubts(image)
+        turned = image is not None and _turned_unseen(dataset.notes, image)
         for task in self.tasks:
             if task.name in annotations:
                 target = task.encode(annotations[task.name])
@@ -121,8 +116,22 @@ class _Reader(TorchDataset):
         record.notes = dict(dataset.notes)
         return record
 
-    def _apart(self, dataset: Dataset, record: Record) -> dict[str, Tensor]:
-        """The labels that can be read although the whole cannot; adds what else is wrong to the record's errors."""
+    def _read(self, dataset: Dataset, record: Record) -> tuple[Tensor | None, Mapping[str, Tensor]]:
+        """The image and its labels; if they cannot be read together, those of them that can be read alone."""
+        try:
+            sample = dataset[record.index]
+            return sample.image, sample.annotations
+        except DataError as error:
+            record.errors.append(str(error))
+        path = dataset.file(record.index)
+        try:
+            image = rasters.read_image(path)[0] if path else None
+        except DataError:
+            image = None  # the first error told of it
+        return image, self._labels(dataset, record)
+
+    def _labels(self, dataset: Dataset, record: Record) -> dict[str, Tensor]:
+        """Those that can be read one by one; adds what else is wrong to the record's errors."""
         annotations = {}
         for task in self.tasks:
             try:

@@ -103,7 +103,8 @@ def _example(drawn: Drawn) -> Html:
 
 
 def _layer(panel: Panel, title: str) -> Html:
-    picture = html.image(panel.picture, f"{title}: {panel.title}", _BYTES, _SIDE)
+    alt = f"{title}: {panel.title}{html.in_words(panel.entries, panel.bar)}"
+    picture = html.image(panel.picture, alt, _BYTES, _SIDE)
     caption = [tag("figcaption", panel.title), html.key(panel.entries) if panel.entries else None]
     if panel.bar is not None:
         caption.append(html.ramp(*panel.bar, panel.ramp))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import UInt8
 from torch import Tensor
 
-from segweave.report.html import Html, image, join, key, notes, number, paragraph, ramp, tag
+from segweave.report.html import Html, image, in_words, join, key, notes, number, paragraph, ramp, tag
 
 GROUPS = {"good": "Good", "typical": "Typical", "worst": "Worst"}
 _LAYERS = {"image": "Image", "truth": "Truth", "prediction": "Prediction", "error": "Error"}
@@ -153,7 +153,7 @@ def _example(example: Example, tasks: Sequence[str], most: int) -> Html:
         for layer, picture in (("truth", shown.truth), ("prediction", shown.prediction), ("error", shown.error)):
             content, bar = tag("div", f"No label of {shown.task} for this image", class_="none"), Html()
             if picture is not None:
-                alt = f"{example.id}: {_WORDS[layer]} {shown.task}{_in_words(picture)}"
+                alt = f"{example.id}: {_WORDS[layer]} {shown.task}{in_words(picture.entries, picture.bar)}"
                 content = image(picture.pixels, alt, most)
                 bar = ramp(*picture.bar, picture.colours) if picture.bar else bar
             name = f"{_LAYERS[layer]}, {shown.task}"
@@ -165,13 +165,6 @@ def _example(example: Example, tasks: Sequence[str], most: int) -> Html:
 
 
 _WORDS = {"truth": "true", "prediction": "predicted", "error": "errors of"}
-
-
-def _in_words(picture: Picture) -> str:
-    names = ", ".join(name for name, _ in picture.entries[:12])
-    bar = f"{picture.bar[0]:.3g} to {picture.bar[1]:.3g} {picture.bar[2]}" if picture.bar else ""
-    words = "; ".join(filter(None, (bar, names)))
-    return f" ({words})" if words else ""
 
 
 def _verdict(said: Said) -> Html:

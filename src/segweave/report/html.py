@@ -194,6 +194,13 @@ def ramp(low: float, high: float, unit: str, colours: Sequence[Sequence[int]]) -
     return tag("div", join([strip, *(tag("span", end) for end in ends)]), class_="ramp")
 
 
+def in_words(entries: Sequence[tuple[str, Sequence[int]]], bar: tuple[float, float, str] | None) -> str:
+    """A picture's legend for its `alt`, such as ` (0.5 to 8 m; road, sky)`; at most twelve names, empty without any."""
+    span = f"{bar[0]:.3g} to {bar[1]:.3g} {bar[2]}" if bar else ""
+    words = "; ".join(filter(None, (span, ", ".join(name for name, _ in entries[:12]))))
+    return f" ({words})" if words else ""
+
+
 def image(picture: UInt8[Tensor, "3 H W"], alt: str, most: int = 60_000, side: int = 640) -> Html:
     """A picture inside the page.
 

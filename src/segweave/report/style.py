@@ -222,4 +222,4 @@ SCRIPT = """
   });
 })();
 """  # noqa: E501
-"""The theme's button; without scripts it stays hidden, and the page follows the system."""
+"""The theme's button, and clicks on pictures; without scripts the button stays hidden and the switches still work."""

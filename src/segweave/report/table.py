@@ -12,7 +12,8 @@ from rich.table import Table
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A row per task and metric, and per class its first metric.
 
-    Shares that are 0 and say nothing are left out, as is all of a task without labels.
+    Shares that are 0 and say nothing are left out, as is all of a task without labels; a dash is a value that nothing
+    defines.
     """
     table = Table(title=title)
     table.add_column("task")
@@ -25,12 +26,16 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
             continue
         for key, value in values.items():
             if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
-                table.add_row(task if first else "", key, f"{value:.4f}")
+                table.add_row(task if first else "", key, _shown(value))
                 first = False
         for name, row in values.get("per_class", {}).items():
             key, value = next((key, value) for key, value in row.items() if isinstance(value, float))
-            table.add_row("", f"  {key} {name}", f"{value:.4f}")
+            table.add_row("", f"  {key} {name}", _shown(value))
         absent = values.get("absent_classes")
         if absent:
             table.add_row("", "not in this split", ", ".join(absent))
     return table
+
+
+def _shown(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"

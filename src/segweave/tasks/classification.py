@@ -79,7 +79,10 @@ class Classification(Task):
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UnreadableError(f"{path}: expected a text file with a class name; {error}") from None
-        label = self.parse(text)
+        try:
+            label = self.parse(text)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
         if label is None:
             raise DataError(f"{path}: empty; expected a class of task {self.name!r}")
         return label
