@@ -46,10 +46,13 @@ IMAGE = torch.zeros(3, 4, 5, dtype=torch.uint8)
         (Features, ["per_task", "common", "auxiliary"], False),
         (
             Objective,
-            ["tasks", "losses", "regulariser", "common", "shared", "private", "scale", "reduce", "last", "between"],
+            [
+                *("tasks", "losses", "regulariser", "common", "shared", "private", "scale", "reduce", "last"),
+                *("between", "rows", "closing", "whole", "epoch", "each"),
+            ],
             False,
         ),
-        (Balance, ["weights", "gramian"], True),
+        (Balance, ["weights", "gramian", "overlap", "space"], True),
     ],
 )
 def test_fields(kind: type, fields: list[str], frozen: bool) -> None:
@@ -67,7 +70,7 @@ def test_fields(kind: type, fields: list[str], frozen: bool) -> None:
                 *("truth", "draw_error", "error_legend"),
             ],
         ),
-        (Balancer, ["backward"]),
+        (Balancer, ["differentiate"]),
         (LossBalancer, ["combine"]),
         (GramianBalancer, ["weigh"]),
         (JacobianBalancer, ["aggregate"]),

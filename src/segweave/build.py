@@ -92,7 +92,7 @@ def train(
     if place.type == "cpu":
         torch.set_num_threads(max(1, cores - workers))
     options = {key: value for key, value in config.balancing.items() if key != "method"}
-    balancer = METHODS.load(config.balancing["method"])([task.name for task in tasks], **options)
+    balancer = METHODS.load(config.balancing["method"])([task.name for task in tasks], plan.seed, **options)
 
     def loader(start_step: int) -> Loader:
         return Loader(

@@ -79,6 +79,9 @@ class Catalogue(Mapping[str, str]):
 def signature_options(target: str) -> tuple[dict[str, tuple[Any, Any]], bool]:
     """Keyword-only options of "module:Class" (its constructor) or "module:function", read from the source text.
 
+    A class without a constructor has that of its first base, and one whose constructor takes `**options` has the
+    options of its first base too, if that is of this package.
+
     Returns:
         `{option: (type, default)}`, and whether the signature also takes `**options`.
     """
@@ -87,19 +90,44 @@ def signature_options(target: str) -> tuple[dict[str, tuple[Any, Any]], bool]:
     assert spec is not None, module
     assert spec.origin is not None, module
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name), None)
+    if node is None:  # imported there from elsewhere
+        elsewhere = _imported(tree, name)
+        assert elsewhere is not None, target
+        return signature_options(elsewhere)
+    options: dict[str, tuple[Any, Any]] = {}
     if isinstance(node, ast.ClassDef):
+        parent = _parent(tree, node, module)
         constructors = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
         if not constructors:
-            return {}, False
+            return signature_options(parent) if parent else ({}, False)
         node = constructors[0]
-    options = {}
+        if node.args.kwarg is not None and parent:
+            options |= signature_options(parent)[0]
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         assert argument.annotation is not None, f"{target}: {argument.arg} has no annotation"
         # The text comes from this package's own source, never from a user.
         annotation = eval(ast.unparse(argument.annotation), {"__builtins__": __builtins__}, _TYPES)
         options[argument.arg] = (annotation, ... if default is None else ast.literal_eval(default))
     return options, node.args.kwarg is not None
+
+
+def _parent(tree: ast.Module, node: ast.ClassDef, module: str) -> str | None:
+    """`module:Class` of the first base of a class, where that is one of this package."""
+    base = node.bases[0].id if node.bases and isinstance(node.bases[0], ast.Name) else None
+    if any(isinstance(n, ast.ClassDef) and n.name == base for n in tree.body):
+        return f"{module}:{base}"
+    return _imported(tree, base) if base else None
+
+
+def _imported(tree: ast.Module, name: str) -> str | None:
+    """`module:name` of what is imported under a name from this package."""
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("segweave."):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{statement.module}:{alias.name}"
+    return None
 
 
 def check(values: Mapping[str, Any], options: Mapping[str, tuple[Any, Any]], where: str) -> dict[str, Any]:

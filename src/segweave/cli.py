@@ -162,6 +162,16 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def methods() -> None:
+    """List the balancing methods: what each reads, costs and takes, and where it was published."""
+    from rich.console import Console
+
+    from segweave.balancing.listing import methods_table
+
+    Console().print(methods_table())
+
+
 def _print_results(results: dict, title: str) -> None:
     from segweave.report.table import results_table
     from segweave.terminal import console

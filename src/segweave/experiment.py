@@ -163,7 +163,9 @@ def _train(
                 state.unreadable |= missed
                 for note in sorted(stream.notes.keys() - told):
                     console.print(f"data: {note} (said once, whatever the number of images)")
-                told |= stream.notes.keys()
+                for note in [note for note in balancer.notes if note not in told]:
+                    console.print(f"{note} (said once)", highlight=False)
+                told |= stream.notes.keys() | balancer.notes.keys()
                 if step.not_finite:
                     shown = ", ".join(step.ids[:8])
                     console.print(f"step {step.step} skipped: {', '.join(step.not_finite)} not finite; images {shown}")

@@ -21,6 +21,7 @@ from segweave.decoders.decoder import Decoder
 from segweave.errors import CheckpointError, ConfigError
 from segweave.interactions import INTERACTIONS
 from segweave.interactions.interaction import Features, Interaction
+from segweave.reach import closing_layer
 from segweave.regularizers.regularizer import check_regularizers
 from segweave.tasks import TASKS
 from segweave.tasks.task import Prediction, Task
@@ -130,6 +131,18 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         """Parameters that no single task owns."""
         owned = {id(p) for parameters in self.private().values() for p in parameters}
         return [p for p in self.parameters() if id(p) not in owned]
+
+    def closing(self) -> list[nn.Parameter]:
+        """Parameters of the last layer that all tasks read, see `reach.closing_layer`; found by trying it once."""
+        size = 2 * max(self.encoder.strides)
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+                features, _ = self.eval().features(self.mean.new_zeros(1, self.mean.shape[1], size, size))
+                return closing_layer(features.per_task)
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
         """`to`, `cuda` and the like: the class weights that the tasks' losses hold go along."""

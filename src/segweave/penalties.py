@@ -87,7 +87,7 @@ class Penalties:
     def _mirrored(self, batch: Batch) -> dict[str, Tensor]:
         """Raw outputs for the mirrored images, of the tasks that are to be consistent."""
         rows = torch.arange(len(batch), device=batch.images.device)
-        with _keep_statistics(self._model):
+        with keep_statistics(self._model):
             features, _ = self._model.features(batch.images.flip(-1))
             height, width = batch.images.shape[-2:]
             return self._model.outputs(features, height, width, dict.fromkeys(self._twice, rows))
@@ -104,7 +104,7 @@ class Penalties:
 
 
 @contextmanager
-def _keep_statistics(model: nn.Module) -> Iterator[None]:
+def keep_statistics(model: nn.Module) -> Iterator[None]:
     """Normalisation takes the statistics of what goes through it and leaves its running ones alone."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     # those in evaluation read their running statistics whatever this says

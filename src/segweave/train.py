@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segweave.balancing.balancer import Balancer, Objective
+from segweave.balancing.balancer import Balance, Balancer, Objective, cosines
 from segweave.balancing.equal import Equal
+from segweave.balancing.method import Comparing
 from segweave.batch import Batch
-from segweave.data.loader import Effective, seed_for
+from segweave.data.loader import Effective
 from segweave.errors import ConfigError, SegweaveError
+from segweave.forward import Forward
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
-from segweave.penalties import Penalties
 
 _MAX_SKIPPED = 10
 
@@ -28,6 +29,9 @@ _MAX_SKIPPED = 10
 @dataclass(frozen=True)
 class Step:
     """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name.
+
+    Cosines between the gradients of two tasks, and the share of the images labelled for either that are labelled for
+    both, are by `a|b`, of methods that look at gradients; a cosine that means nothing is NaN.
 
     A step with values that are not finite changed no weight and no statistic: `not_finite` names them, `ids` the images
     of the batch.
@@ -46,6 +50,8 @@ class Step:
     grad_norm: float
     not_finite: Sequence[str] = ()
     ids: Sequence[str] = ()
+    cosines: Mapping[str, float] = field(default_factory=dict)
+    overlaps: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """One line of `metrics.jsonl`."""
@@ -55,6 +61,8 @@ class Step:
         line |= {f"loss/{name}": value for name, value in self.terms.items()}
         line |= {f"weight/{name}": value for name, value in self.weights.items()}
         line |= {f"regularizer/{name}": value for name, value in self.regularizers.items()}
+        line |= {f"cosine/{pair}": value for pair, value in self.cosines.items()}
+        line |= {f"overlap/{pair}": value for pair, value in self.overlaps.items()}
         line |= {"total": self.total, "lr": self.lr, "grad_norm": self.grad_norm}
         if self.not_finite:
             line |= {"skipped": True, "not_finite": list(self.not_finite), "ids": list(self.ids)}
@@ -91,7 +99,7 @@ def fit(
         precision: `fp32`, `bf16` or `fp16` autocast.
         scaler: of the losses, for `fp16`; a new one by default. Its state belongs in a checkpoint.
         ema: averages the parameters after each step.
-        seed: of dropout; drawn anew from (seed, step), so that a resumed run repeats.
+        seed: of dropout; drawn anew from (seed, step, micro-batch), so that a resumed run repeats.
 
     Raises:
         SegweaveError: the losses were not finite in 10 steps in a row, or the optimizer lacks parameters of the
@@ -101,9 +109,9 @@ def fit(
     balancer = balancer or Equal(list(model.tasks))
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     scaler.scale(torch.zeros((), device=device))  # makes its state, which `unscale_` expects
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    penalties = Penalties(model)
+    forward = Forward(model, precision, seed)
     private, shared = model.private(), model.shared()
+    closing = model.closing() if isinstance(balancer, Comparing) and balancer.space == "last" else []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     missing = {id(p) for p in balancer.parameters() if p.requires_grad} - {id(p) for p in parameters}
     if missing:
@@ -117,7 +125,6 @@ def fit(
     started = time.perf_counter()
     for number, item in enumerate(batches):
         effective = Effective(number, 0, [item]) if isinstance(item, Batch) else item
-        torch.manual_seed(seed_for(seed, 2, effective.step))
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
         model.train()
         for norm in frozen:
@@ -129,21 +136,20 @@ def fit(
         # a label whose pixels are all ignored has a loss of exactly 0, which no method weighs
         seen = [name for name in model.tasks if any(name in batch.targets for batch in micro)]
         totals: dict[str, Tensor] = {f"loss:{name}": torch.zeros((), device=device) for name in seen}
-        weights: Mapping[str, Tensor] = {}
         statistics = [buffer.clone() for buffer in buffers]
+        rows = _rows(effective.micro)
+        again = partial(forward.losses, micro, effective.step, counts)
+        whole = again() if balancer.ahead and len(micro) > 1 else None
+        balances = []
         for position, batch in enumerate(micro):
-            lone = _lone_image(model) if len(batch) == 1 else nullcontext()
-            with torch.autocast(device.type, dtype, enabled=dtype is not None), lone:
-                features, levels = model.features(batch.images)
-                height, width = batch.images.shape[-2:]
-                outputs = model.outputs(features, height, width, penalties.rows(batch))
-                losses = _losses(model, batch, penalties.labelled(batch, outputs), counts, totals)
-                regulariser, parts = penalties(batch, features, levels, outputs, len(batch) / images)
+            features, losses, regulariser, parts = forward(
+                batch, effective.step, position, counts, totals, len(batch) / images
+            )
             for name, value in parts.items():
                 totals[f"regularizer:{name}"] = totals.get(f"regularizer:{name}", 0.0) + value
             objective = Objective(
                 tuple(counts),
-                torch.stack([losses[name] for name in counts]) if counts else torch.zeros(0, device=device),
+                torch.stack(losses) if losses else torch.zeros(0, device=device),
                 regulariser,
                 features.common,
                 shared,
@@ -151,17 +157,24 @@ def fit(
                 scaler.get_scale(),
                 last=position == len(micro) - 1,
                 between=model.interaction.between(),
+                rows=rows,
+                closing=closing,
+                whole=whole,
+                epoch=effective.epoch,
+                each=losses,
             )
-            weights = balancer.backward(objective).weights
+            balances.append(balancer.backward(objective))
+        compared = _compared(balances)
         present = [p for p in parameters if p.grad is not None]
         if present:
             scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
-        values = _read({**totals, "grad_norm": norm, **{f"weight:{k}": v for k, v in weights.items()}})
+        values, angles = _read({**totals, "grad_norm": norm, **_weights(balances)}, compared)
         bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             if present:
                 scaler.step(optimizer)
+                balancer.after(tuple(counts), again)
             if ema is not None and micro:
                 ema.update_parameters(model)
         else:
@@ -179,50 +192,52 @@ def fit(
                 f"images {', '.join(ids[:4])}); lower train.lr or set train.clip"
             )
         now = time.perf_counter()
-        yield _step(effective, now - started, images, values, lr, bad, ids)
+        step = _step(effective, now - started, images, values, lr, bad, ids)
+        if compared is not None and compared.overlap is not None:
+            pairs = list(combinations(range(len(counts)), 2))
+            names = ["|".join(tuple(counts)[place] for place in pair) for pair in pairs]
+            step = replace(
+                step,
+                cosines=dict(zip(names, (angles[a][b] for a, b in pairs), strict=True)),
+                overlaps=dict(zip(names, (float(compared.overlap[pair]) for pair in pairs), strict=True)),
+            )
+        yield step
         started = time.perf_counter()
+
+
+def _rows(micro: Sequence[Batch]) -> dict[str, Tensor]:
+    """By task, which images of the effective batch are labelled; where the loader made them, on the CPU."""
+    rows: dict[str, list[Tensor]] = {}
+    start = 0
+    for batch in micro:
+        for name, labelled in batch.targets.items():
+            rows.setdefault(name, []).append(labelled.rows + start)
+        start += len(batch)
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+def _weights(balances: Sequence[Balance]) -> dict[str, Tensor]:
+    """By task, the mean over the micro-batches that weighed it."""
+    given: dict[str, list[Tensor]] = {}
+    for balance in balances:
+        for name, weight in balance.weights.items():
+            given.setdefault(name, []).append(weight)
+    return {
+        f"weight:{name}": values[0] if len(values) == 1 else torch.stack(values).mean()
+        for name, values in given.items()
+    }
+
+
+def _compared(balances: Sequence[Balance]) -> Balance | None:
+    """The sum of the micro-batches' Gramians, which at the features is exactly that of the effective batch."""
+    made = [balance.gramian for balance in balances if balance.gramian is not None]
+    return replace(balances[-1], gramian=torch.stack(made).sum(0)) if made else None
 
 
 def _is_frozen_norm(module: nn.Module) -> bool:
     """Whether it is a batch normalisation none of whose parameters is trained; its statistics are to stay as well."""
     own = list(module.parameters(recurse=False))
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
-
-
-@contextmanager
-def _lone_image(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation that would see one value per channel uses its running statistics, as in evaluation.
-
-    torch refuses to train it: squeeze-and-excitation parts normalise maps of 1 x 1, of a single image in a batch of one
-    and at the end of an epoch.
-
-    Raises:
-        ConfigError: a normalisation without running statistics.
-    """
-    lone: set[nn.Module] = set()
-
-    def before(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module.training and inputs[0].numel() == inputs[0].shape[1]:
-            if module.running_mean is None:
-                raise ConfigError(
-                    f"train.batch_size: {name} normalises over the batch, and a batch of one image leaves it one value "
-                    f"per channel; expected at least 2, and a number of images that leaves no single one over"
-                )
-            lone.add(module.eval())
-
-    def after(module: nn.Module, *_: Any) -> None:
-        if module in lone:
-            lone.remove(module.train())
-
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            hooks += [module.register_forward_pre_hook(partial(before, name)), module.register_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str, float]]:
@@ -240,33 +255,14 @@ def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str
     return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}
 
 
-def _losses(
-    model: MultiTaskModel,
-    batch: Batch,
-    outputs: Mapping[str, Tensor],
-    counts: Mapping[str, Mapping[str, float]],
-    totals: dict[str, Tensor],
-) -> dict[str, Tensor]:
-    """alpha_i L_i of a micro-batch, divided by the whole batch's counts; adds to the `totals` that are logged."""
-    losses = {}
-    for name, terms in counts.items():
-        task = model.tasks[name]
-        loss = batch.images.new_zeros(())
-        if name in outputs:
-            for term, value in task.loss(outputs[name], batch.targets[name].value).items():
-                part = value.sum.sum() * (task.weight / (terms[term] or 1.0))
-                loss = loss + part
-                key = f"term:{name}/{term}"
-                totals[key] = totals.get(key, 0.0) + part.detach()
-        losses[name] = loss
-        totals[f"loss:{name}"] = totals.get(f"loss:{name}", 0.0) + loss.detach()
-    return losses
-
-
-def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """One device-to-host copy for everything that is logged."""
-    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+def _read(values: Mapping[str, Tensor], compared: Balance | None) -> tuple[dict[str, float], list[list[float]]]:
+    """One device-to-host copy for everything that is logged: the values by name, and the cosines."""
+    scalars = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+    angles = cosines(compared) if compared is not None else scalars.new_zeros((0, 0))
+    numbers = torch.cat([scalars, angles.float().flatten()]).tolist()
+    n = len(angles)
+    matrix = [numbers[len(values) + n * row :][:n] for row in range(n)]
+    return dict(zip(values, numbers[: len(values)], strict=True)), matrix
 
 
 def _step(

@@ -21,8 +21,8 @@ def test_gradients_of_the_plain_sum() -> None:
 
 def test_nothing_to_learn_and_nothing_to_configure() -> None:
     assert METHODS.load("equal") is Equal
-    assert METHODS.options("equal") == {}
-    assert not Equal(["a"]).state_dict()
+    assert METHODS.options("equal") == {"monitor": (bool, False)}
+    assert not list(Equal(["a"]).parameters())
 
 
 def test_an_effective_batch_without_labels() -> None:

@@ -41,7 +41,7 @@ def test_values_and_gradients_are_torchjds() -> None:
     total.backward()
 
     balancer = at_start()
-    torch.testing.assert_close(balancer.combine(losses_of(ours), TASKS, True)[0], total)
+    torch.testing.assert_close(balancer.combine(losses_of(ours), TASKS, True, losses_of(ours).detach())[0], total)
     balance = balancer.backward(Objective(TASKS, losses_of(ours), NOTHING))
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert oracle.log_var.grad is not None
@@ -51,7 +51,7 @@ def test_values_and_gradients_are_torchjds() -> None:
 
 def test_it_starts_at_half_and_is_at_rest_at_the_log_of_the_loss() -> None:
     balancer = Uncertainty(TASKS)
-    assert balancer.combine(torch.ones(3), TASKS, True)[1].tolist() == [0.5] * 3
+    assert balancer.combine(torch.ones(3), TASKS, True, torch.ones(3))[1].tolist() == [0.5] * 3
     # the derivative (1 - exp(-s) L) / 2 is 0 at s = ln L
     balancer = at_start()
     balancer.backward(Objective(TASKS, START.exp(), NOTHING))
@@ -78,7 +78,7 @@ def test_an_absent_task_is_untouched_even_with_momentum() -> None:
         optimizer.step()
     assert balancer.log_variance["depth"].item() == before
     assert balancer.log_variance["depth"].grad is None
-    weights = at_start().combine(torch.ones(2), ("edges", "depth"), True)[1]
+    weights = at_start().combine(torch.ones(2), ("edges", "depth"), True, torch.ones(2))[1]
     torch.testing.assert_close(weights, (-START[[2, 1]]).exp() / 2)
 
 

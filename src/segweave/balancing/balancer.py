@@ -1,274 +1,295 @@
-"""The seam between the task losses and the gradients: an objective in, `.grad` filled, weights out."""
+"""The seam between the task losses and the gradients: what a method defines, by what it reads.
+
+A method by loss answers to the losses (`LossBalancer`), one by gradient to the inner products of the task gradients
+(`GramianBalancer`), to the gradients with weights (`RowBalancer`), or to them coordinate by coordinate
+(`JacobianBalancer`).
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from segweave.balancing.gradients import accumulate, backward, flat, inner_products, mix, parted, trainable
+from segweave.balancing.method import Balancer as Balancer
+from segweave.balancing.method import Comparing
+from segweave.balancing.method import LossBalancer as LossBalancer
+from segweave.balancing.objective import Balance as Balance
+from segweave.balancing.objective import Objective as Objective
+from segweave.balancing.objective import cosines as cosines
+from segweave.balancing.spaces import Space, at_closing, at_features, gramian_by_blocks, present
 from segweave.errors import ConfigError
 
-
-def identity(value: Tensor) -> Tensor:
-    """The sum over one process."""
-    return value
+_COORDINATES = "what it remembers belongs to coordinates, and features are others in every batch"
 
 
-@dataclass
-class Objective:
-    """One micro-batch of an effective batch, ready to differentiate.
-
-    Args:
-        tasks: those with a label in the effective batch.
-        losses: alpha_i L_i, this micro-batch's share of them, in the order of the tasks; one without a label here is 0
-            and needs no gradient.
-        regulariser: sum of beta R, never reweighted.
-        common: tensors of any shape that all heads read, the cut for methods that compare gradients; a later one may
-            be computed from an earlier one. Empty where there is no such cut.
-        shared: parameters that no single task owns.
-        private: parameters by the task that owns them.
-        scale: of a gradient scaler; what reaches `.grad` is multiplied by it.
-        reduce: sums a tensor over processes.
-        last: the last micro-batch; state advances only here.
-        between: those of `shared` that lie behind the common tensors, where the tasks have gone apart already.
-    """
-
-    tasks: tuple[str, ...]
-    losses: Float[Tensor, " n"]
-    regulariser: Float[Tensor, ""]
-    common: list[Tensor] = field(default_factory=list)
-    shared: list[nn.Parameter] = field(default_factory=list)
-    private: Mapping[str, list[nn.Parameter]] = field(default_factory=dict)
-    scale: float = 1.0
-    reduce: Callable[[Tensor], Tensor] = identity
-    last: bool = True
-    between: list[nn.Parameter] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Balance:
-    """What a balancer did.
-
-    Args:
-        weights: by task, what each alpha_i L_i was multiplied by at the shared parameters: detached scalars, and 1
-            where the method mixes gradients without a weight per task.
-        gramian: inner products of the task gradients, in the order of the objective's tasks; None if none was made.
-    """
-
-    weights: Mapping[str, Tensor]
-    gramian: Float[Tensor, "n n"] | None = None
-
-
-class Balancer(nn.Module, ABC):
-    """Turns an objective into gradients. State is kept by task name.
-
-    Args:
-        tasks: every task of the network; methods that hold something per task need them, the others do not.
-    """
-
-    def __init__(self, tasks: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.tasks = tuple(tasks)
-
-    @abstractmethod
-    def backward(self, objective: Objective) -> Balance:
-        """Adds the gradients of the balanced objective, times its scale, to `.grad`; frees the graph."""
-
-    def rollback(self) -> None:
-        """The step was skipped: what `backward` advanced since the last accepted step goes back.
-
-        Nothing to do here, for methods without such state.
-        """
-
-
-class LossBalancer(Balancer):
-    """Methods that make one scalar of the losses; its plain gradient does the rest."""
-
-    @abstractmethod
-    def combine(
-        self, losses: Float[Tensor, " n"], tasks: Sequence[str], last: bool
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """The scalar to differentiate, and the weight each loss has in it.
-
-        Args:
-            losses: alpha_i L_i, at least 0; none of them where the effective batch has no label.
-            tasks: their names.
-            last: the last micro-batch of the effective batch.
-        """
-
-    def backward(self, objective: Objective) -> Balance:
-        total, weights = self.combine(objective.losses, objective.tasks, objective.last)
-        total = total + objective.regulariser
-        # a micro-batch without labels and without regularisers has nothing to differentiate
-        if total.requires_grad:
-            (total * objective.scale).backward()
-        return Balance(dict(zip(objective.tasks, weights.detach(), strict=True)))
-
-
-class GramianBalancer(Balancer):
+class GramianBalancer(Comparing):
     """Methods that need only the inner products of the task gradients.
 
     `features` differentiates each head once, down to the common features, and sends ONE weighted sum through the
-    shared part (the upper bound of Sener & Koltun 2018, section 3.3); `parameters` takes every task's gradient at the
-    shared parameters, exact and dearer. Private parameters get the gradient of their own alpha_i L_i as it is. The
-    Gramian is that of a micro-batch, so that accumulation weighs each micro-batch by itself.
+    shared part (the upper bound of Sener & Koltun 2018, section 3.3); `last` takes the Gramian at the last layer that
+    all tasks read, and again one weighted sum. There every micro-batch is weighed by itself. `parameters` takes every
+    task's gradient at all shared parameters, exact and dearer, of the effective batch: one row of them per task is held
+    until its last micro-batch. Private parameters get the gradient of their own alpha_i L_i as it is.
 
     Args:
-        tasks: every task of the network.
-        space: where the gradients are compared; `auto` is the features where all heads read the same ones.
+        tasks, seed: of `Balancer`.
+        space: where the gradients are compared; `auto` is the features where all heads read the same ones and every
+            two tasks share at least half of the images labelled for either, decided for each effective batch.
+        chunk: at the parameters, hold the rows of at most so many shared values at once, or of one tensor, instead of
+            all; each chunk takes another backward pass of every task, and the weighted sum one more. Without
+            accumulation only.
 
     Raises:
-        ConfigError: a space of another name; in `backward`, `features` where the heads have none in common.
+        ConfigError: a space of another name, or one that the method or the network refuses.
     """
 
-    def __init__(self, tasks: Sequence[str] = (), *, space: Literal["auto", "features", "parameters"] = "auto") -> None:
-        super().__init__(tasks)
-        if space not in ("auto", "features", "parameters"):
-            raise ConfigError(f"balancing.space: found {space!r}; expected one of 'auto', 'features', 'parameters'")
-        self.space = space
+    family = "gramian"
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        *,
+        space: Literal["auto", "features", "parameters", "last"] = "auto",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(tasks, seed, space)
+        if chunk is not None and (chunk < 1 or space not in ("auto", "parameters")):
+            raise ConfigError(
+                f"balancing.chunk: found {chunk} with space {space!r}; expected at least 1, and space 'parameters'"
+            )
+        self.chunk = chunk
 
     @abstractmethod
-    def weigh(self, gramian: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
-        """Inner products of the task gradients, float32, to the weights of the tasks.
+    def weigh(
+        self, gramian: Float[Tensor, "n n"], tasks: tuple[str, ...], losses: Float[Tensor, " n"], last: bool
+    ) -> Float[Tensor, " n"]:
+        """Inner products of the task gradients to the weights of the tasks.
 
-        The rows are in the order of the objective's tasks; n is at least 1. A loss or a scale that overflowed shows as
-        entries that are not finite: answer with any weights, the step is skipped anyway.
+        A loss or a scale that overflowed shows as entries that are not finite: answer with any weights, the step is
+        skipped anyway.
+
+        Args:
+            gramian: float32 or float64; n is at least 1.
+            tasks: their names, in the order of the rows; those with a gradient.
+            losses: detached alpha_i L_i of the effective batch; without `ahead`, of its micro-batches so far.
+            last: the last micro-batch; state advances only here.
         """
 
-    def backward(self, objective: Objective) -> Balance:
-        if self.space == "features" and not objective.common:
-            raise ConfigError(
-                "balancing.space: 'features' needs features that all heads read, and this network has none; "
-                "use 'auto' or 'parameters'"
-            )
-        if not objective.tasks:
-            _backward([], [], objective)
-            return Balance({})
-        at_features = bool(objective.common) and self.space != "parameters"
-        targets = [t for t in (objective.common if at_features else objective.shared) if t.requires_grad]
-        between = [p for p in objective.between if at_features and p.requires_grad]
-        rows: list[list[Tensor | None]] = []
-        behind: list[list[Tensor | None]] = []
-        for task, loss in zip(objective.tasks, objective.losses, strict=True):
-            private = [p for p in objective.private.get(task, []) if p.requires_grad]
-            scaled = loss * objective.scale
-            at_targets, at_own = _differentiate(scaled, targets, [*private, *between], cut=at_features)
-            _accumulate(private, at_own[: len(private)])
-            rows.append(at_targets)
-            behind.append(at_own[len(private) :])
-        jacobian = [
-            torch.stack([torch.zeros_like(target) if g is None else g for g in column])
-            for target, column in zip(targets, zip(*rows, strict=True), strict=True)
-        ]
-        gramian = _gramian(jacobian, objective, sum_rows=not at_features)
-        weights = self.weigh(gramian).detach()
-        for weight, gradients in zip(weights, behind, strict=True):
-            _accumulate(between, [None if g is None else weight.to(g.dtype) * g for g in gradients])
-        mixed = [torch.tensordot(weights.to(j.dtype), j, dims=1) for j in jacobian]
-        if at_features:
-            _backward(targets, mixed, objective)
+    def compare(
+        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
+        if space == "parameters" and self.chunk is None:
+            self._held.add(objective)
+            backward([], [], objective.regulariser, objective.scale)
+            if not objective.last:
+                return {}, None
+            parameters, jacobian = self._held.take(objective)
+            summed = [objective.reduce(block) for block in jacobian]
+            gramian = inner_products(summed, whole, objective.scale)
+            weights = self.weigh(gramian, objective.tasks, whole, True).detach().to(gramian)
+            accumulate(parameters, mix(weights, jacobian))
+            return dict(zip(objective.tasks, weights, strict=True)), gramian
+        places = present(objective) if space != "parameters" else list(range(len(objective.tasks)))
+        if space == "features":
+            targets, jacobian, behind = at_features(objective, places)
+            gramian = objective.reduce(inner_products(jacobian, whole[places], objective.scale))
         else:
-            reached = [any(g is not None for g in column) for column in zip(*rows, strict=True)]
-            _accumulate(targets, [m if r else None for m, r in zip(mixed, reached, strict=True)])
-            _backward([], [], objective)
-        return Balance(dict(zip(objective.tasks, weights, strict=True)), gramian)
+            if space == "parameters" and not (self.first and objective.last):
+                raise ConfigError(
+                    "balancing.chunk: found with several micro-batches, whose rows have to be summed before they are "
+                    "compared; expected train.accumulate: 1, or no chunk"
+                )
+            where = trainable(objective.shared if space == "parameters" else objective.closing)
+            gramian = gramian_by_blocks(objective, places, where, self.chunk if space == "parameters" else None)
+            targets, jacobian, behind = [], [], []
+        names = tuple(objective.tasks[place] for place in places)
+        weights = whole.new_zeros(0)
+        if places:
+            weights = self.weigh(gramian, names, whole[places], objective.last).detach().to(gramian)
+        if space == "features":
+            _send_behind(objective, weights, behind)
+            backward(
+                targets if places else [],
+                mix(weights, jacobian) if places else [],
+                objective.regulariser,
+                objective.scale,
+            )
+        else:
+            self.send(objective, weights, places)
+            backward([], [], objective.regulariser, objective.scale)
+        return dict(zip(names, weights, strict=True)), _spread(gramian, places, len(whole))
 
 
-class JacobianBalancer(Balancer):
-    """Methods that need the task gradients themselves, at the shared parameters.
+class JacobianBalancer(Comparing):
+    """Methods that need the task gradients themselves, and mix them coordinate by coordinate.
 
-    Private parameters get the gradient of their own alpha_i L_i as it is. Over several processes the rows are summed
-    before `aggregate`, so that the shared gradient is the same, and complete, in each of them.
+    At the parameters the rows are those of the effective batch, and held until its last micro-batch. A method whose
+    every step stands alone may say that it takes `features` too: there the rows are those of a micro-batch, what lies
+    between the common features and the heads gets the plain sum, and one backward pass sends the mixture through the
+    shared part. Private parameters get the gradient of their own alpha_i L_i as it is. Over several processes the rows
+    at the parameters are summed before `aggregate`, so that the shared gradient is the same, and complete, in each.
+
+    Args:
+        tasks, seed: of `Balancer`.
+        space: where the gradients are compared; `auto` is the parameters, or, for a method that takes the features,
+            these where `GramianBalancer` would take them.
+
+    Raises:
+        ConfigError: a space of another name, or one that the method or the network refuses.
     """
+
+    family = "jacobian"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "features": _COORDINATES,
+        "last": "it mixes coordinate by coordinate and gives the layers below no weights",
+    }
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        *,
+        space: Literal["auto", "features", "parameters", "last"] = "auto",
+    ) -> None:
+        super().__init__(tasks, seed, space)
 
     @abstractmethod
-    def aggregate(self, rows: Float[Tensor, "n P"]) -> Float[Tensor, " P"]:
-        """Task gradients, float32, one a row, to the gradient of the shared parameters; n is at least 1."""
+    def aggregate(
+        self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], losses: Float[Tensor, " n"], last: bool
+    ) -> Float[Tensor, " P"]:
+        """Task gradients, float32, one a row, to the gradient of what is shared; n is at least 1.
 
-    def backward(self, objective: Objective) -> Balance:
-        if not objective.tasks:
-            _backward([], [], objective)
-            return Balance({})
-        shared = [p for p in objective.shared if p.requires_grad]
-        rows = []
-        for task, loss in zip(objective.tasks, objective.losses, strict=True):
-            private = [p for p in objective.private.get(task, []) if p.requires_grad]
-            at_shared, at_private = _differentiate(loss * objective.scale, shared, private, cut=False)
-            _accumulate(private, at_private)
-            filled = [torch.zeros_like(p) if g is None else g for p, g in zip(shared, at_shared, strict=True)]
-            rows.append(torch.cat([g.float().flatten() for g in [*filled, loss.new_zeros(0)]]))
-        jacobian = objective.reduce(torch.stack(rows) / objective.scale)
-        parts = (objective.scale * self.aggregate(jacobian).detach()).split([p.numel() for p in shared])
-        _accumulate(shared, [part.view_as(p).to(p.dtype) for part, p in zip(parts, shared, strict=True)])
-        _backward([], [], objective)
-        return Balance({task: objective.losses.new_ones(()) for task in objective.tasks}, jacobian @ jacobian.T)
+        Args:
+            rows, tasks, losses, last: as in `GramianBalancer.weigh`.
+        """
 
-
-def _differentiate(
-    loss: Float[Tensor, ""], targets: Sequence[Tensor], private: Sequence[Tensor], *, cut: bool
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Gradients of a loss at the targets and at the private parameters; None where the loss does not reach.
-
-    Args:
-        cut: the targets are features that may be computed from each other, as the levels of an encoder are. Then
-            each gets the gradient of what the heads read of IT: one that went on through a later level would be
-            counted again when the mixture is sent through all of them.
-    """
-    inputs = [*targets, *private]
-    if not inputs or not loss.requires_grad:
-        return [None] * len(targets), [None] * len(private)
-    if not cut or len(targets) == 1:
-        gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        return list(gradients[: len(targets)]), list(gradients[len(targets) :])
-    read: list[Tensor | None] = [None] * len(targets)
-
-    def stop_at(position: int) -> Callable[[Tensor], Tensor]:
-        def stop(gradient: Tensor) -> Tensor:
-            read[position] = gradient
-            return torch.zeros_like(gradient)
-
-        return stop
-
-    handles = [target.register_hook(stop_at(position)) for position, target in enumerate(targets)]
-    try:
-        gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return read, list(gradients[len(targets) :])
+    def compare(
+        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
+        behind: list[list[Tensor | None]] = []
+        if space == "features":
+            places = present(objective)
+            targets, jacobian, behind = at_features(objective, places)
+        else:
+            places = list(range(len(objective.tasks)))
+            self._held.add(objective)
+            backward([], [], objective.regulariser, objective.scale)
+            if not objective.last:
+                return {}, None
+            targets, jacobian = self._held.take(objective)
+        names = tuple(objective.tasks[place] for place in places)
+        ones = whole.new_ones(len(places))
+        rows = flat(jacobian, ones, objective.scale)
+        rows = objective.reduce(rows) if space == "parameters" else rows
+        mixed = whole.new_zeros(rows.shape[1])
+        if places:
+            mixed = self.aggregate(rows, names, whole[places], objective.last).detach() * objective.scale
+        parts = parted(mixed, targets)
+        if space == "features":
+            _send_behind(objective, ones, behind)
+            _through(targets, parts, places, objective)
+        else:
+            accumulate(targets, parts)
+        gramian = rows @ rows.T
+        gramian = objective.reduce(gramian) if space == "features" else gramian
+        return dict(zip(names, ones, strict=True)), _spread(gramian, places, len(whole))
 
 
-def _gramian(jacobian: Sequence[Tensor], objective: Objective, *, sum_rows: bool) -> Float[Tensor, "n n"]:
-    """Inner products of the rows, without the scale, over all processes.
+class RowBalancer(Comparing):
+    """Methods that look at the task gradients, or remember them, and answer with a weight per task.
+
+    At the parameters the mixture is that of the rows that `track` hands on, of the effective batch. At the last layer
+    so is the mixture of that layer; the layers below get the same weights on their present gradients, by one backward
+    pass of the weighted sum, and every micro-batch is weighed by itself. Private parameters get the gradient of their
+    own alpha_i L_i as it is. Over several processes the rows are summed before they are looked at.
 
     Args:
-        jacobian: per target, the rows [n, *target].
-        sum_rows: every process has a part of the same rows (parameters), rather than rows of its own (features).
+        tasks, seed: of `Balancer`.
+        space: where the gradients are compared; `auto` is the parameters.
+
+    Raises:
+        ConfigError: a space of another name, or one that the method or the network refuses.
     """
-    total = objective.losses.new_zeros((len(objective.tasks),) * 2, dtype=torch.float32)
-    for block in jacobian:
-        rows = block.flatten(1).float() / objective.scale
-        rows = objective.reduce(rows) if sum_rows else rows
-        total = total + rows @ rows.T
-    return total if sum_rows else objective.reduce(total)
+
+    family = "jacobian"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "features": "what it remembers belongs to coordinates, and features are others in every batch"
+    }
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        *,
+        space: Literal["auto", "features", "parameters", "last"] = "auto",
+    ) -> None:
+        super().__init__(tasks, seed, space)
+
+    def track(self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], last: bool) -> Float[Tensor, "n P"]:  # noqa: ARG002
+        """The rows that are weighed and mixed, such as averages over time; by default those of this batch."""
+        return rows
+
+    @abstractmethod
+    def weigh(
+        self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], losses: Float[Tensor, " n"], last: bool
+    ) -> Float[Tensor, " n"]:
+        """Rows, float32, as `track` hands them on, to the weights of the tasks; n is at least 1.
+
+        Args:
+            rows, tasks, losses, last: as in `GramianBalancer.weigh`.
+        """
+
+    def compare(
+        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
+        if space == "last":
+            places = present(objective)
+            targets, jacobian = at_closing(objective, places)
+        else:
+            places = list(range(len(objective.tasks)))
+            self._held.add(objective)
+            if not objective.last:
+                backward([], [], objective.regulariser, objective.scale)
+                return {}, None
+            targets, jacobian = self._held.take(objective)
+        names = tuple(objective.tasks[place] for place in places)
+        now = objective.reduce(flat(jacobian, whole[places], objective.scale))
+        weights = whole.new_zeros(0)
+        if places:
+            rows = self.track(now, names, objective.last)
+            weights = self.weigh(rows, names, whole[places], objective.last).detach().to(now)
+            if space == "last":
+                self.send(objective, weights, places)
+                # that pass reached the last layer too, with the weights on the present rows
+                rows = rows - now
+            accumulate(targets, parted(weights @ rows.detach() * objective.scale, targets))
+        backward([], [], objective.regulariser, objective.scale)
+        return dict(zip(names, weights, strict=True)), _spread(now @ now.T, places, len(whole))
 
 
-def _backward(features: Sequence[Tensor], gradients: Sequence[Tensor], objective: Objective) -> None:
-    """One pass for the mixture at the features and for the regulariser, which no weight touches."""
-    tensors, seeds = [*features], [*gradients]
-    if objective.regulariser.requires_grad:
-        tensors.append(objective.regulariser)
-        seeds.append(torch.full_like(objective.regulariser, objective.scale))
-    if tensors:
-        torch.autograd.backward(tensors, seeds)
+def _through(features: Sequence[Tensor], gradients: Sequence[Tensor], places: Sequence[int], of: Objective) -> None:
+    """One backward pass from the features, and of the regulariser; of that alone where no task has a gradient."""
+    backward(features if places else [], gradients if places else [], of.regulariser, of.scale)
 
 
-def _accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient.detach().clone() if parameter.grad is None else parameter.grad + gradient
+def _send_behind(objective: Objective, weights: Tensor, behind: Sequence[Sequence[Tensor | None]]) -> None:
+    """What lies between the common features and the heads gets the weighted sum of its own gradients."""
+    for weight, gradients in zip(weights, behind, strict=True):
+        weighted = [None if g is None else weight.to(g.dtype) * g for g in gradients]
+        accumulate(trainable(objective.between), weighted)
+
+
+def _spread(gramian: Float[Tensor, "k k"], places: Sequence[int], n: int) -> Float[Tensor, "n n"]:
+    """The Gramian of all tasks: those without a gradient have zeros."""
+    if len(places) == n:
+        return gramian
+    every = gramian.new_zeros((n, n))
+    for row, place in enumerate(places):
+        every[place, list(places)] = gramian[row]
+    return every

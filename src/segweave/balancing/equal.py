@@ -14,10 +14,14 @@ from segweave.balancing.balancer import LossBalancer
 class Equal(LossBalancer):
     """Every alpha_i L_i with weight 1, also called linear scalarisation."""
 
+    cost = "none"
+    paper = "-"
+
     def combine(
         self,
         losses: Float[Tensor, " n"],
         tasks: Sequence[str],  # noqa: ARG002
         last: bool,  # noqa: ARG002
+        whole: Float[Tensor, " n"],  # noqa: ARG002
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         return losses.sum(), torch.ones_like(losses)

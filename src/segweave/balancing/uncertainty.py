@@ -22,12 +22,19 @@ class Uncertainty(LossBalancer):
         tasks: every task of the network; state is kept by these names.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        super().__init__(tasks)
+    cost = "none; one number per task is learned"
+    paper = "Kendall, Gal & Cipolla 2018, arXiv 1705.07115, section 3.2"
+
+    def __init__(self, tasks: Sequence[str], seed: int = 0, *, monitor: bool = False) -> None:
+        super().__init__(tasks, seed, monitor=monitor)
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def combine(
-        self, losses: Float[Tensor, " n"], tasks: Sequence[str], last: bool
+        self,
+        losses: Float[Tensor, " n"],
+        tasks: Sequence[str],
+        last: bool,
+        whole: Float[Tensor, " n"],  # noqa: ARG002
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         if not tasks:
             return losses.sum(), losses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from segweave.data.augment import Augment, Resize, to_float
 from segweave.data.dataset import Dataset
 from segweave.data.workers import Watch, leave_signals
 from segweave.errors import DataError, UnreadableError
+from segweave.seeds import seed_for as seed_for
 from segweave.tasks.task import Task
 
 _UNREADABLE = 0.01
@@ -30,11 +30,6 @@ class Effective:
     step: int
     epoch: int
     micro: Sequence[Batch]
-
-
-def seed_for(*parts: int) -> int:
-    """A 63-bit seed from whole numbers, the same on any machine."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:

@@ -1,0 +1,79 @@
+"""DB-MTL (Lin et al. 2023, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from segweave.balancing.balancer import Objective, RowBalancer
+from segweave.balancing.spaces import Space
+from segweave.errors import ConfigError
+
+TINY = 1e-8
+
+
+class DBMTL(RowBalancer):
+    """Gradients of the logarithms of the losses, averaged over time and brought to one length, the longest.
+
+    `m_i <- beta m_i + (1 - beta) g_i / (L_i + 1e-8)`, and the update is `max_k |m_k| sum_i m_i / |m_i|`. The averages
+    start at the first gradient of each task. The heads keep the gradient of their own loss, not of its logarithm. The
+    update does not depend on the scale of any loss, and its length grows with the number of tasks. A task alone in a
+    step gets its plain gradient.
+
+    Args:
+        tasks, seed: of `Balancer`.
+        space: of `RowBalancer`.
+        beta: in [0, 1), of the averages; 0 is this step's gradient.
+    """
+
+    paper = "Lin et al. 2023, Dual-Balancing for Multi-Task Learning, arXiv 2308.12029"
+    cost = "a backward pass per task, and a copy of the shared parameters per task"
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        *,
+        space: Literal["auto", "features", "parameters", "last"] = "auto",
+        beta: float = 0.9,
+    ) -> None:
+        super().__init__(tasks, seed, space=space)
+        if not 0 <= beta < 1:
+            raise ConfigError(f"balancing.beta: found {beta}; expected a number from 0 to below 1")
+        self.beta = beta
+        self._losses: dict[str, Tensor] = {}
+
+    def compare(
+        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
+        self._losses = dict(zip(objective.tasks, whole.unbind(), strict=True))
+        return super().compare(objective, whole, space)
+
+    def track(self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], last: bool) -> Float[Tensor, "n P"]:
+        losses = torch.stack([self._losses[task] for task in tasks])[:, None] + TINY
+        logarithmic = rows / losses
+        held = torch.stack([self.memory.get(f"mean/{t}", g) for t, g in zip(tasks, logarithmic, strict=True)])
+        means = self.beta * held + (1 - self.beta) * logarithmic
+        if last:
+            self.memory.write(tasks, means, "mean")
+        # back in units of the loss, so that a weight is one of the loss wherever it is used
+        return rows if len(tasks) == 1 else means * losses
+
+    def weigh(
+        self,
+        rows: Float[Tensor, "n P"],
+        tasks: tuple[str, ...],
+        losses: Float[Tensor, " n"],
+        last: bool,  # noqa: ARG002
+    ) -> Float[Tensor, " n"]:
+        if len(tasks) == 1:
+            return rows.new_ones(1)
+        # the squares of a long row would overflow
+        longest = rows.abs().amax(1).clamp(min=torch.finfo(rows.dtype).tiny)
+        scales = losses + TINY
+        norms = longest * torch.linalg.vector_norm(rows / longest[:, None], dim=1) / scales
+        return torch.where(norms > 0, norms.max() / norms / scales, 1.0)

@@ -1,0 +1,32 @@
+"""IMTL-G (Liu et al. 2021, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torchjd.aggregation import IMTLGWeighting
+
+from segweave.balancing.balancer import GramianBalancer
+from segweave.balancing.gramians import Gramian, PerTask, cleaned, solved
+
+
+class IMTLG(GramianBalancer):
+    """The sum along which every task gradient has the same projection: `<g_i / |g_i|, d>` is equal for all.
+
+    `w = pinv(G) |g|`, divided by its sum so that the weights sum to 1: the closed form of the paper for
+    independent gradients, written so that it serves dependent ones too (Quinton & Rey 2024). Weights may be negative,
+    and large where gradients are nearly opposite; a change of scale of a task's loss does not change the direction.
+    The weighting is torchjd's.
+    """
+
+    paper = "Liu et al. 2021, Towards Impartial Multi-task Learning, ICLR 2021"
+    cost = "a plain sum at the features, a backward pass per task at the parameters"
+
+    def __init__(self, tasks: Sequence[str] = (), seed: int = 0, **options: Any) -> None:
+        super().__init__(tasks, seed, **options)
+        self._weighting = IMTLGWeighting()
+
+    def weigh(self, gramian: Gramian, tasks: tuple[str, ...], losses: PerTask, last: bool) -> PerTask:  # noqa: ARG002
+        return solved(gramian, lambda array: self._weighting(torch.from_numpy(cleaned(array))).numpy())
