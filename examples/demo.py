@@ -1,4 +1,4 @@
-"""One network for three tasks on the built-in synthetic streets, from training to pictures: `make demo` runs this.
+"""One network for four tasks on the built-in synthetic streets, from training to pictures: `make demo` runs this.
 
 Writes the run into `runs/demo/` (a numbered folder if that exists), and prints the results and where to look.
 """

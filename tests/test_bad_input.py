@@ -428,8 +428,8 @@ def test_row_15_bad_yaml(segweave: Cli, tmp_path: Path, text: str, parts: tuple[
 def test_row_15_a_config_that_is_missing_or_no_text(segweave: Cli, tmp_path: Path) -> None:
     refused(train(segweave, tmp_path / "none.yaml"), "none.yaml: no such config file")
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    refused(train(segweave, tmp_path / "config.yaml"), "config.yaml: cannot be read as text")
-    refused(train(segweave, tmp_path), f"{tmp_path}: cannot be read as text")
+    refused(train(segweave, tmp_path / "config.yaml"), "config.yaml: not text; expected a YAML file in UTF-8")
+    refused(train(segweave, tmp_path), f"{tmp_path}: cannot be read")
 
 
 @pytest.mark.parametrize(
