@@ -96,7 +96,7 @@ list-style:none}
 .scroll{overflow-x:auto;max-width:100%;margin:.5rem 0 1rem}
 table{border-collapse:collapse;font-size:.93rem;min-width:min(100%,20rem)}
 .caption{color:var(--soft);font-size:.93rem;margin:.9rem 0 0}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));gap:0 2rem;align-items:start}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(31rem,100%),1fr));gap:0 2rem;align-items:start}
 .trio{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19.5rem,100%),1fr));gap:0 1.4rem;align-items:start}
 th,td{padding:.34rem .7rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:baseline}
 thead th{color:var(--soft);font-weight:600;border-bottom:1px solid var(--edge);vertical-align:bottom}
