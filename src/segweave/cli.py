@@ -165,11 +165,10 @@ def check(
 @app.command()
 def methods() -> None:
     """List the balancing methods: what each reads, costs and takes, and where it was published."""
-    from rich.console import Console
-
     from segweave.balancing.listing import methods_table
+    from segweave.terminal import console
 
-    Console().print(methods_table())
+    console().print(methods_table())
 
 
 def _print_results(results: dict, title: str) -> None:
