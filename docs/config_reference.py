@@ -18,7 +18,7 @@ from typing import Any
 from docstrings import cell, definition, documented
 
 from segweave.balancing import METHODS
-from segweave.catalogue import Catalogue, describe, signature_options
+from segweave.catalogue import Catalogue, describe, lineage, signature_options
 from segweave.data import FORMATS
 from segweave.decoders import DECODERS
 from segweave.interactions import INTERACTIONS
@@ -45,7 +45,9 @@ def options(target: str, *bases: str, without: frozenset[str] = frozenset()) -> 
     """The keys that "module:Class" or "module:function" takes, its own before those of its bases."""
     found: dict[str, Option] = {}
     for place in (target, *bases):
-        meanings = documented(definition(place)).entries.get("Args", {})
+        meanings: dict[str, str] = {}
+        for ancestor in reversed(lineage(place)):
+            meanings |= documented(definition(ancestor)).entries.get("Args", {})
         for name, (annotation, default) in signature_options(place)[0].items():
             if name not in found and name not in without:
                 shown = "required" if default is ... else f"`{_yaml(default)}`"

@@ -112,6 +112,25 @@ def signature_options(target: str) -> tuple[dict[str, tuple[Any, Any]], bool]:
     return options, node.args.kwarg is not None
 
 
+def lineage(target: str) -> list[str]:
+    """ "module:Class" and its first bases within this package, each where it is defined; a function alone."""
+    found = []
+    place: str | None = target
+    while place is not None:
+        module, _, name = place.partition(":")
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        assert spec.origin is not None, module
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name), None)
+        if node is None:
+            place = _imported(tree, name)
+            continue
+        found.append(place)
+        place = _parent(tree, node, module) if isinstance(node, ast.ClassDef) else None
+    return found
+
+
 def _parent(tree: ast.Module, node: ast.ClassDef, module: str) -> str | None:
     """`module:Class` of the first base of a class, where that is one of this package."""
     base = node.bases[0].id if node.bases and isinstance(node.bases[0], ast.Name) else None
