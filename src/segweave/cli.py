@@ -164,7 +164,7 @@ def check(
 
 @app.command()
 def methods() -> None:
-    """List the balancing methods: what each reads, costs and takes, and where it was published."""
+    """List the balancing methods with cost and paper."""
     from segweave.balancing.listing import methods_table
     from segweave.terminal import console
 
