@@ -156,11 +156,11 @@ def _entry(target: str) -> Iterator[str]:
     yield f"### `{name}` {{ #{name} }}\n"
     noun = "class " if isinstance(node, ast.ClassDef) else ""
     yield f"`{module}`\n"
-    yield f"```python\n{noun}{signature(node, name)}\n```\n"
+    yield f"```text\n{noun}{signature(node, name)}\n```\n"
     yield from _described(documented(node))
     for method in methods(node) if isinstance(node, ast.ClassDef) else []:
         yield f"#### `{name}.{method.name}`\n"
-        yield f"```python\n{signature(method, method.name)}\n```\n"
+        yield f"```text\n{signature(method, method.name)}\n```\n"
         yield from _described(documented(method))
 
 
