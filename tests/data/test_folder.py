@@ -688,3 +688,17 @@ def test_real_layouts(real_data: Path) -> None:
     assert sample.image.dtype == torch.uint16
     assert sample.annotations["land"].shape == (900, 900)
     assert scenes.notes == {"grey repeated to 3 channels": 1, "16-bit": 1}
+
+
+def test_labels_without_an_image_are_told(make: Make) -> None:
+    root = make("images/a.png", "images/b.png", "masks/a.png:1", "masks/b.png:2", "masks/c.png:3")
+    said = f"{root / 'masks'}: labels without an image: 1, such as c.png"
+    assert dict(read(root).notes) == {said: 1}
+    (root / "masks" / "c.png").unlink()
+    assert not read(root).notes
+
+
+def test_labels_of_other_splits_are_not_without_an_image(make: Make) -> None:
+    root = make("images/train/a.png", "images/val/b.png", "masks/a.png:1", "masks/b.png:2")
+    assert not read(root).notes
+    assert not read(root, "val").notes

@@ -261,6 +261,10 @@ class Folder(Dataset):
         else:
             files = by_id(base, rest, suffixes, "data.tasks")
             found = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
+            alone = sorted(set(files.values()) - set(found.values()))
+            # a folder that splits with folders of their own share holds the labels of the others too
+            if found and alone and (own or part is None) and not any(base in path.parents for path in pool.values()):
+                self.notes[f"{base}: labels without an image: {len(alone)}, such as {alone[0].name}"] = 1
         if not files and (others := _contents(base)):
             how = f"as {', '.join(sorted(suffixes))}"
             if task.derivations and task.name not in self._derive:
