@@ -344,4 +344,6 @@ def test_row_26_a_killed_worker_is_named_with_its_image(
     main = os.getpid()
     monkeypatch.setattr(Synthetic, "__getitem__", read)
     outcome = train(segweave, written(tmp_path), "train.workers=1")
-    refused(outcome, "train.workers: worker 0 (process ", "was killed (Killed)", "'train-000007'", "memory", "--resume")
+    refused(outcome, "train.workers: worker 0 (process ", "'train-000007'", "memory", "--resume")
+    # torch notices by its signal handler or by a closed pipe, whichever comes first
+    assert "was killed (Killed)" in outcome.err or "ended unexpectedly" in outcome.err
