@@ -61,6 +61,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "segweave.backbones.backbone:Backbone",
         "segweave.balancing.method:Balancer",
         "segweave.balancing.method:LossBalancer",
+        "segweave.balancing.method:Comparing",
         "segweave.balancing.balancer:GramianBalancer",
         "segweave.balancing.balancer:JacobianBalancer",
         "segweave.balancing.balancer:RowBalancer",

@@ -46,7 +46,7 @@ class RowsByLength(RowBalancer):
 class Doubling(RowsByLength):
     """Mixes something else than the rows of the batch."""
 
-    def track(self, rows: Tensor, tasks: Sequence[str], last: bool) -> Tensor:  # noqa: ARG002
+    def track(self, rows: Tensor, tasks: Sequence[str], losses: Tensor, last: bool) -> Tensor:  # noqa: ARG002
         return 2 * rows
 
 

@@ -37,9 +37,7 @@ class GramianBalancer(Comparing):
     until its last micro-batch. Private parameters get the gradient of their own alpha_i L_i as it is.
 
     Args:
-        tasks, seed: of `Balancer`.
-        space: where the gradients are compared; `auto` is the features where all heads read the same ones and every
-            two tasks share at least half of the images labelled for either, decided for each effective batch.
+        tasks, seed, space: of `Comparing`.
         chunk: at the parameters, hold the rows of at most so many shared values at once, or of one tensor, instead of
             all; each chunk takes another backward pass of every task, and the weighted sum one more. Without
             accumulation only.
@@ -58,7 +56,7 @@ class GramianBalancer(Comparing):
         space: Literal["auto", "features", "parameters", "last"] = "auto",
         chunk: int | None = None,
     ) -> None:
-        super().__init__(tasks, seed, space)
+        super().__init__(tasks, seed, space=space)
         if chunk is not None and (chunk < 1 or space not in ("auto", "parameters")):
             raise ConfigError(
                 f"balancing.chunk: found {chunk} with space {space!r}; expected at least 1, and space 'parameters'"
@@ -134,14 +132,6 @@ class JacobianBalancer(Comparing):
     between the common features and the heads gets the plain sum, and one backward pass sends the mixture through the
     shared part. Private parameters get the gradient of their own alpha_i L_i as it is. Over several processes the rows
     at the parameters are summed before `aggregate`, so that the shared gradient is the same, and complete, in each.
-
-    Args:
-        tasks, seed: of `Balancer`.
-        space: where the gradients are compared; `auto` is the parameters, or, for a method that takes the features,
-            these where `GramianBalancer` would take them.
-
-    Raises:
-        ConfigError: a space of another name, or one that the method or the network refuses.
     """
 
     family = "jacobian"
@@ -149,15 +139,6 @@ class JacobianBalancer(Comparing):
         "features": _COORDINATES,
         "last": "it mixes coordinate by coordinate and gives the layers below no weights",
     }
-
-    def __init__(
-        self,
-        tasks: Sequence[str] = (),
-        seed: int = 0,
-        *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
-    ) -> None:
-        super().__init__(tasks, seed, space)
 
     @abstractmethod
     def aggregate(
@@ -208,30 +189,18 @@ class RowBalancer(Comparing):
     so is the mixture of that layer; the layers below get the same weights on their present gradients, by one backward
     pass of the weighted sum, and every micro-batch is weighed by itself. Private parameters get the gradient of their
     own alpha_i L_i as it is. Over several processes the rows are summed before they are looked at.
-
-    Args:
-        tasks, seed: of `Balancer`.
-        space: where the gradients are compared; `auto` is the parameters.
-
-    Raises:
-        ConfigError: a space of another name, or one that the method or the network refuses.
     """
 
     family = "jacobian"
-    refuses: ClassVar[Mapping[str, str]] = {
-        "features": "what it remembers belongs to coordinates, and features are others in every batch"
-    }
+    refuses: ClassVar[Mapping[str, str]] = {"features": _COORDINATES}
 
-    def __init__(
+    def track(
         self,
-        tasks: Sequence[str] = (),
-        seed: int = 0,
-        *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
-    ) -> None:
-        super().__init__(tasks, seed, space)
-
-    def track(self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], last: bool) -> Float[Tensor, "n P"]:  # noqa: ARG002
+        rows: Float[Tensor, "n P"],
+        tasks: tuple[str, ...],  # noqa: ARG002
+        losses: Float[Tensor, " n"],  # noqa: ARG002
+        last: bool,  # noqa: ARG002
+    ) -> Float[Tensor, "n P"]:
         """The rows that are weighed and mixed, such as averages over time; by default those of this batch."""
         return rows
 
@@ -262,7 +231,7 @@ class RowBalancer(Comparing):
         now = objective.reduce(flat(jacobian, whole[places], objective.scale))
         weights = whole.new_zeros(0)
         if places:
-            rows = self.track(now, names, objective.last)
+            rows = self.track(now, names, whole[places], objective.last)
             weights = self.weigh(rows, names, whole[places], objective.last).detach().to(now)
             if space == "last":
                 self.send(objective, weights, places)

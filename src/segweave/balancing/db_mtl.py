@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segweave.balancing.balancer import Objective, RowBalancer
-from segweave.balancing.spaces import Space
+from segweave.balancing.balancer import RowBalancer
 from segweave.errors import ConfigError
 
 TINY = 1e-8
@@ -26,8 +25,8 @@ class DBMTL(RowBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `RowBalancer`.
         beta: in [0, 1), of the averages; 0 is this step's gradient.
+        options: of `Comparing`.
     """
 
     paper = "Lin et al. 2023, Dual-Balancing for Multi-Task Learning, arXiv 2308.12029"
@@ -38,30 +37,29 @@ class DBMTL(RowBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         beta: float = 0.9,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if not 0 <= beta < 1:
             raise ConfigError(f"balancing.beta: found {beta}; expected a number from 0 to below 1")
         self.beta = beta
-        self._losses: dict[str, Tensor] = {}
 
-    def compare(
-        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
-    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
-        self._losses = dict(zip(objective.tasks, whole.unbind(), strict=True))
-        return super().compare(objective, whole, space)
-
-    def track(self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], last: bool) -> Float[Tensor, "n P"]:
-        losses = torch.stack([self._losses[task] for task in tasks])[:, None] + TINY
-        logarithmic = rows / losses
+    def track(
+        self,
+        rows: Float[Tensor, "n P"],
+        tasks: tuple[str, ...],
+        losses: Float[Tensor, " n"],
+        last: bool,
+    ) -> Float[Tensor, "n P"]:
+        scales = losses[:, None] + TINY
+        logarithmic = rows / scales
         held = torch.stack([self.memory.get(f"mean/{t}", g) for t, g in zip(tasks, logarithmic, strict=True)])
         means = self.beta * held + (1 - self.beta) * logarithmic
         if last:
             self.memory.write(tasks, means, "mean")
         # back in units of the loss, so that a weight is one of the loss wherever it is used
-        return rows if len(tasks) == 1 else means * losses
+        return rows if len(tasks) == 1 else means * scales
 
     def weigh(
         self,

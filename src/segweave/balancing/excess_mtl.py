@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,9 +25,9 @@ class ExcessMTL(RowBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `RowBalancer`.
         step_size: of the weights.
         warmup: steps of a task that make its first excess risk; the paper takes 3 epochs.
+        options: of `Comparing`.
     """
 
     paper = "He et al. 2024, Robust Multi-Task Learning with Excess Risks, arXiv 2402.02009"
@@ -38,11 +38,11 @@ class ExcessMTL(RowBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         step_size: float = 1.0,
         warmup: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if step_size <= 0:
             raise ConfigError(f"balancing.step_size: found {step_size}; expected a number above 0")
         if warmup < 1:

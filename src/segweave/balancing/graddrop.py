@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +23,8 @@ class GradDrop(JacobianBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `JacobianBalancer`; this method takes the features too, which is where the paper has it.
         leak: share of every gradient that is let through in any case, from 0 to 1; 1 is the plain sum.
+        options: of `Comparing`; this method takes the features too, which is where the paper has it.
     """
 
     paper = "Chen et al. 2020, Just Pick a Sign, arXiv 2010.06808"
@@ -36,10 +36,10 @@ class GradDrop(JacobianBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         leak: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if not 0 <= leak <= 1:
             raise ConfigError(f"balancing.leak: found {leak}; expected a number from 0 to 1")
         self.leak = leak

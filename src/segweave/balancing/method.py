@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -144,11 +144,31 @@ class LossBalancer(Balancer):
 
 
 class Comparing(Balancer):
-    """What compares task gradients: it holds the space, and the gradients at the parameters between micro-batches."""
+    """What compares task gradients: it holds the space, and the gradients at the parameters between micro-batches.
+
+    Args:
+        tasks, seed: of `Balancer`.
+        space: where the gradients are compared: at the features that all heads read, at the shared parameters, or at
+            those of the last layer that all tasks read. `auto` is the features where every two tasks share at least
+            half of the images labelled for either, decided for each effective batch, and the parameters otherwise, and
+            for a method that refuses the features.
+
+    Attributes:
+        refuses: spaces that the method cannot work in, with the reason.
+
+    Raises:
+        ConfigError: a space of another name, or one that the method or the network refuses.
+    """
 
     refuses: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, tasks: Sequence[str], seed: int, space: Space) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        *,
+        space: Literal["auto", "features", "parameters", "last"] = "auto",
+    ) -> None:
         super().__init__(tasks, seed)
         choices = ("auto", "features", "parameters", "last")
         if space not in choices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,11 +24,11 @@ class MoCo(RowBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `RowBalancer`.
         beta: in (0, 1], weight of the new gradient.
         gamma: step size of the task weights.
         rho: pull of the weights to equal ones.
         decay: at least 0, of both step sizes over the steps `t = 1, 2, ...`.
+        options: of `Comparing`.
     """
 
     paper = "Fernando et al. 2023, Mitigating Gradient Bias in Multi-objective Learning, ICLR 2023"
@@ -39,13 +39,13 @@ class MoCo(RowBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         beta: float = 0.5,
         gamma: float = 0.1,
         rho: float = 0.0,
         decay: float = 0.5,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if not 0 < beta <= 1:
             raise ConfigError(f"balancing.beta: found {beta}; expected a number above 0, at most 1")
         for name, value in (("gamma", gamma), ("rho", rho), ("decay", decay)):
@@ -53,7 +53,13 @@ class MoCo(RowBalancer):
                 raise ConfigError(f"balancing.{name}: found {value}; expected a number of at least 0")
         self.beta, self.gamma, self.rho, self.decay = beta, gamma, rho, decay
 
-    def track(self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], last: bool) -> Float[Tensor, "n P"]:
+    def track(
+        self,
+        rows: Float[Tensor, "n P"],
+        tasks: tuple[str, ...],
+        losses: Float[Tensor, " n"],  # noqa: ARG002
+        last: bool,
+    ) -> Float[Tensor, "n P"]:
         held = torch.stack([self.memory.get(f"mean/{task}", row) for task, row in zip(tasks, rows, strict=True)])
         means = held + self._faded(self.beta) * (rows - held)
         if last:

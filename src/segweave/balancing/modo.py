@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,9 +24,9 @@ class MoDo(RowBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `RowBalancer`.
         gamma: step size of the task weights.
         rho: pull of the weights to equal ones.
+        options: of `Comparing`.
     """
 
     paper = "Chen et al. 2023, Three-Way Trade-Off in Multi-Objective Learning, arXiv 2305.20057"
@@ -37,11 +37,11 @@ class MoDo(RowBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         gamma: float = 0.1,
         rho: float = 0.1,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if gamma <= 0:
             raise ConfigError(f"balancing.gamma: found {gamma}; expected a number above 0")
         if rho < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,9 +24,9 @@ class SDMGrad(RowBalancer):
 
     Args:
         tasks, seed: of `Balancer`.
-        space: of `RowBalancer`.
         strength: lambda of the paper, of the pull to the mean gradient.
         lr, momentum, iterations: of the inner steps.
+        options: of `Comparing`.
     """
 
     paper = "Xiao, Ban & Ji 2023, Direction-oriented Multi-objective Learning, arXiv 2305.18409"
@@ -37,13 +37,13 @@ class SDMGrad(RowBalancer):
         tasks: Sequence[str] = (),
         seed: int = 0,
         *,
-        space: Literal["auto", "features", "parameters", "last"] = "auto",
         strength: float = 0.3,
         lr: float = 10.0,
         momentum: float = 0.5,
         iterations: int = 20,
+        **options: Any,
     ) -> None:
-        super().__init__(tasks, seed, space=space)
+        super().__init__(tasks, seed, **options)
         if strength < 0:
             raise ConfigError(f"balancing.strength: found {strength}; expected a number of at least 0")
         if lr <= 0:
