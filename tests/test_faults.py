@@ -7,13 +7,14 @@ what the processes do that are to die.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from doomed import MOMENTS, command, die, end_of, start, train_until
 from segweave import atomic, build, checkpoint, experiment
 from segweave.config import dump, load
 from segweave.data.synthetic import Synthetic
-from segweave.errors import CheckpointError
+from segweave.data.workers import Watch, guarded
+from segweave.errors import CheckpointError, DataError
 from segweave.losses import CrossEntropy
 from segweave.run_folder import Log
 from segweave.schema import read_config
@@ -345,5 +347,26 @@ def test_row_26_a_killed_worker_is_named_with_its_image(
     monkeypatch.setattr(Synthetic, "__getitem__", read)
     outcome = train(segweave, written(tmp_path), "train.workers=1")
     refused(outcome, "train.workers: worker 0 (process ", "'train-000007'", "memory", "--resume")
-    # torch notices by its signal handler or by a closed pipe, whichever comes first
+    # noticed by torch's signal handler or by a closed pipe, whichever comes first
     assert "was killed (Killed)" in outcome.err or "ended unexpectedly" in outcome.err
+
+
+def test_row_26_a_worker_that_ends_as_it_hands_a_batch_over_is_named_too() -> None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    child.start()
+    watch = Watch(["a", "b"], 1)
+    watch._now[0] = torch.tensor([child.pid, 1])
+
+    def broken(error: OSError | None) -> Iterator[int]:
+        yield 1
+        if error is None:
+            os.kill(child.pid or 0, signal.SIGKILL)
+        raise error or ConnectionResetError(104, "Connection reset by peer")
+
+    # an error of another origin is passed on while all workers live
+    with pytest.raises(FileNotFoundError):
+        list(guarded(broken(FileNotFoundError("x.png")), watch))
+    stream = guarded(broken(None), watch)
+    assert next(stream) == 1
+    with pytest.raises(DataError, match=rf"worker 0 \(process {child.pid}\) .* ended unexpectedly .*'b'"):
+        next(stream)

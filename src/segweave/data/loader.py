@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from segweave.batch import Batch, Labelled, Sample
 from segweave.data.augment import Augment, Resize, to_float
 from segweave.data.dataset import Dataset
-from segweave.data.workers import Watch, leave_signals
+from segweave.data.workers import Watch, guarded, leave_signals
 from segweave.errors import DataError, UnreadableError
 from segweave.seeds import seed_for as seed_for
 from segweave.tasks.task import Task
@@ -153,8 +153,9 @@ class Loader:
         self.notes: Counter[str] = Counter()
         self.unreadable: dict[str, str] = {}
         self._order: tuple[int, list[int]] = (-1, [])
+        self._micro = _Micro(dataset, tasks, augment, seed, workers)
         self._torch = DataLoader(
-            _Micro(dataset, tasks, augment, seed, workers),
+            self._micro,
             batch_size=None,
             sampler=_Stream(self),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
@@ -185,7 +186,7 @@ class Loader:
             )
 
     def __iter__(self) -> Iterator[Effective]:
-        stream = iter(self._torch)
+        stream = guarded(iter(self._torch), self._micro.watch)
         step = self.start_step
         while True:
             micro = []
@@ -213,7 +214,7 @@ def evaluation_batches(
     loader = DataLoader(made, batch_size=None, num_workers=workers, worker_init_fn=leave_signals)
     images: list[Tensor] = []
     samples: list[Sample] = []
-    for item in loader:
+    for item in guarded(iter(loader), made.watch):
         if isinstance(item, DataError):
             raise item
         image, sample = item

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
 from torch.utils.data import get_worker_info
 
 from segweave.errors import DataError
+
+T = TypeVar("T")
+_SECONDS = 1.0
+"""For an ended process to be seen as such after its pipe has closed."""
 
 
 class Watch:
@@ -43,6 +50,16 @@ class Watch:
                 return worker, self.ids[int(index)]
         return None
 
+    def lost(self) -> int | None:
+        """A worker's process that has ended, waiting a moment for it."""
+        until = time.monotonic() + _SECONDS
+        while True:
+            alive = {child.pid for child in multiprocessing.active_children()}
+            ended = [own for own in self._now[:, 0].tolist() if own >= 0 and own not in alive]
+            if ended or time.monotonic() > until:
+                return ended[0] if ended else None
+            time.sleep(0.02)
+
 
 _WATCHES: WeakSet[Watch] = WeakSet()
 
@@ -67,15 +84,32 @@ def _obey(parent: int) -> None:
 def killed(error: RuntimeError) -> DataError | None:
     """What torch's error about a dead worker means, from whatever line it came; None for any other error."""
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))
-    if found is None:
-        return None
-    process = int(found[1])
-    how = re.search(r"killed by signal: ([\w ]+)", str(error))
+    return _ended(int(found[1]), str(error)) if found else None
+
+
+def guarded(batches: Iterator[T], watch: Watch) -> Iterator[T]:
+    """What workers hand over. One that ends in the middle of it breaks the pipe, before torch notices.
+
+    Raises:
+        DataError: that happened.
+    """
+    try:
+        yield from batches
+    except (OSError, EOFError) as error:
+        process = watch.lost()
+        if process is None:
+            raise
+        raise _ended(process, str(error)) from error
+
+
+def _ended(process: int, words: str) -> DataError:
+    """What is told of a process that is gone, and of which an error has these words."""
+    how = re.search(r"killed by signal: ([\w ]+)", words)
     ended = f"was killed ({how[1].strip()})" if how else "ended unexpectedly"
     where = next((last for watch in list(_WATCHES) if (last := watch.last(process))), None)
     worker = f"worker {where[0]} (process {process})" if where else f"process {process}"
     image = f" while it read image {where[1]!r} or after it" if where else ""
-    memory = "shared memory (/dev/shm)" if "Bus error" in str(error) else "memory"
+    memory = "shared memory (/dev/shm)" if "Bus error" in words else "memory"
     return DataError(
         f"train.workers: {worker} that reads data {ended}{image}; most likely the system ran out of {memory}. Lower "
         f"train.workers (0 reads in the main process) or data.size, and go on with --resume"
