@@ -58,7 +58,7 @@ def stacked(rows: Sequence[Sequence[Tensor | None]], targets: Sequence[Tensor]) 
     ]
 
 
-def inner_products(jacobian: Sequence[Tensor], like: Tensor, scale: float) -> Float[Tensor, "n n"]:
+def inner_products(jacobian: Sequence[Tensor], like: Tensor, scale: float | Tensor) -> Float[Tensor, "n n"]:
     """Of the rows of [n, *target] per target, without the scale; float32.
 
     Args:
@@ -101,17 +101,19 @@ def mix(weights: Float[Tensor, " n"], jacobian: Sequence[Tensor]) -> list[Tensor
     return [torch.tensordot(weights.to(block.dtype), block, dims=1) for block in jacobian]
 
 
-def backward(tensors: Sequence[Tensor], gradients: Sequence[Tensor], regulariser: Tensor, scale: float) -> None:
+def backward(
+    tensors: Sequence[Tensor], gradients: Sequence[Tensor], regulariser: Tensor, scale: float | Tensor
+) -> None:
     """One pass for the gradients at these tensors and for the regulariser, which no weight touches."""
     roots, seeds = [*tensors], [*gradients]
     if regulariser.requires_grad:
         roots.append(regulariser)
-        seeds.append(torch.full_like(regulariser, scale))
+        seeds.append(torch.ones_like(regulariser) * scale)
     if roots:
         torch.autograd.backward(roots, seeds)
 
 
-def flat(jacobian: Sequence[Tensor], like: Float[Tensor, " n"], scale: float) -> Float[Tensor, "n P"]:
+def flat(jacobian: Sequence[Tensor], like: Float[Tensor, " n"], scale: float | Tensor) -> Float[Tensor, "n P"]:
     """Rows of [n, *target] per target as one matrix, without the scale; float32.
 
     Args:

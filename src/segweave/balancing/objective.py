@@ -25,7 +25,7 @@ class Objective:
             be computed from an earlier one. Empty where there is no such cut.
         shared: parameters that no single task owns.
         private: parameters by the task that owns them.
-        scale: of a gradient scaler; what reaches `.grad` is multiplied by it.
+        scale: of a gradient scaler, on the device or as a number; what reaches `.grad` is multiplied by it.
         reduce: sums a tensor over processes.
         last: the last micro-batch; state advances only here.
         between: those of `shared` that lie behind the common tensors, where the tasks have gone apart already.
@@ -43,7 +43,7 @@ class Objective:
     common: list[Tensor] = field(default_factory=list)
     shared: list[nn.Parameter] = field(default_factory=list)
     private: Mapping[str, list[nn.Parameter]] = field(default_factory=dict)
-    scale: float = 1.0
+    scale: float | Float[Tensor, ""] = 1.0
     reduce: Callable[[Tensor], Tensor] = identity
     last: bool = True
     between: list[nn.Parameter] = field(default_factory=list)
