@@ -23,7 +23,7 @@ from segweave.data.synthetic import Synthetic
 from segweave.errors import CheckpointError, DataError
 from segweave.report.html import number
 from segweave.summary import chosen, mean_ranks
-from tiny import lines, tiny
+from tiny import lines, tiny, values
 
 QUICK = {"steps": 4, "report": True, "validate_every": 1}
 
@@ -100,6 +100,41 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path, run: Path) -> None:
 def test_without_a_report(tmp_path: Path) -> None:
     folder, _ = build.train(tiny(), "plain", tmp_path, quiet=True)
     assert not [name for name in ("report.html", "results.csv", "results.png") if (folder / name).exists()]
+
+
+def test_a_variant_of_a_method_never_goes_by_the_methods_name(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(values(train={**QUICK, "steps": 1}, balancing={"method": "famo", "exact": False})))
+    shown = CliRunner().invoke(app, ["train", str(config), "--out", str(tmp_path), "--name", "run", "--device", "cpu"])
+    label, run = "famo (next-step loss)", tmp_path / "run"
+    assert f"best weights, {label}" in " ".join(shown.output.split())
+    assert json.loads((run / "run.json").read_text())["balancing"] == label
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"Balancing: {label}." in page
+    assert f"<dt>balancing</dt><dd>{label}</dd>" in page
+    assert f"What {label} multiplied" in page
+    # beside the config, which says exact: false, there is no other name
+    assert "famo" not in page.partition("<h3>Config")[0].replace(label, "")
+    assert "exact: false" in page.partition("<h3>Config")[2]
+
+
+def test_what_a_method_had_to_say_is_in_terminal_and_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A second process that goes on with the run says it again, and the page once."""
+    why = "balancing.space: auto compares gradients at the parameters, which is dearer: the heads read no features in"
+    for steps in (1, 2):
+        config = tiny(train={"steps": steps, "schedule": "constant"}, balancing={"method": "pcgrad"})
+        build.train(config, "run", tmp_path, resume=steps == 2)
+        assert " ".join(capsys.readouterr().out.split()).count(why) == 1
+    page = build.report_run(tmp_path / "run", "cpu").read_text(encoding="utf-8")
+    assert page.count(why) == 1
+    assert why in page.partition('id="results"')[2].partition("</section>")[0]
+    assert "in 2 steps at the shared parameters." in page
+
+
+def test_many_remarks_of_a_method_are_not_all_told() -> None:
+    history, state = summary.read_history([]), {"step": 4, "stale": 0}
+    told = summary._notes({"notes": list("abcdef")}, state, history, build.Plan(steps=4))
+    assert told == ["a.", "b.", "c.", "d.", "2 more remarks of the balancing method are in run.json."]
 
 
 def test_a_resumed_run_writes_it_again_and_says_so(tmp_path: Path) -> None:

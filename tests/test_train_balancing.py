@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segweave.balancing import FAMO, MGDA, Equal, GeometricMean, UncertaintySoftmax
+from segweave.balancing import DBMTL, FAMO, MGDA, Equal, GeometricMean, UncertaintySoftmax
 from segweave.balancing.balancer import Balance, Objective
 from segweave.data.loader import Effective
 from segweave.model import MultiTaskModel, create_model
@@ -100,8 +100,35 @@ def test_cosines_and_overlaps_are_logged_and_one_that_means_nothing_is_null() ->
     assert not step.not_finite
     assert record["cosine/semantic|depth"] is None
     assert record["overlap/semantic|depth"] == 0.0
+    assert record["space"] == "features"
     step = one_step(model, [batch(labelled={"semantic": [0, 1], "depth": [0, 1]})], balancer=MGDA(list(model.tasks)))
     assert -1 <= step.record()["cosine/semantic|depth"] <= 1
-    assert "cosine/semantic|depth" not in one_step(model, [apart]).record()
+    assert not {"cosine/semantic|depth", "space"} & one_step(model, [apart]).record().keys()
     watched = one_step(model, [apart], balancer=Equal(list(model.tasks), monitor=True))
-    assert -1 <= watched.record()["cosine/semantic|depth"] <= 1, "auto monitors at the parameters here"
+    assert -1 <= watched.record()["cosine/semantic|depth"] <= 1
+    assert watched.space == "parameters", "auto, where the tasks share no image"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("method", "options"), [(MGDA, {"space": "features"}), (DBMTL, {}), (FAMO, {})])
+def test_a_compiled_network_trains_alike(method: Any, options: dict[str, Any], precision: str) -> None:
+    """With accumulation and clipping. Compiled backward passes may free or reuse what a second one reads."""
+    whole = batch(labelled={"semantic": [0, 1, 2, 3], "depth": [0, 1, 2]})
+    found = []
+    for compiled in (False, True):
+        model = normalised(dropout=0.0)
+        if compiled:
+            model.compile(backend="aot_eager")
+        balancer = method(list(model.tasks), **options)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = [Effective(number, 0, split(whole, size)) for number, size in enumerate((4, 2))]
+        steps = [*fit(model, batches, optimizer=optimizer, balancer=balancer, clip=0.5, precision=precision)]
+        found.append((steps, model.state_dict()))
+    (eager, weights), (steps, same) = found
+    tolerance = 1e-4 if precision == "fp32" else 0.03
+    for one, other in zip(eager, steps, strict=True):
+        assert not one.not_finite
+        assert other.losses == pytest.approx(one.losses, rel=tolerance)
+        assert other.weights == pytest.approx(one.weights, rel=5 * tolerance)
+    for name, value in weights.items():
+        torch.testing.assert_close(same[name], value, rtol=0.0, atol=tolerance, msg=name)

@@ -66,9 +66,11 @@ def train(
 
     checked = read_config(config, overrides or [])
     from segweave import build
+    from segweave.resume import read_facts
 
     folder, results = build.train(checked, name, out.expanduser(), resume, device, changed_data=changed_data)
-    _print_results(results, "validation, best weights")
+    method = read_facts(folder).get("balancing")  # a run that an earlier version began may have none
+    _print_results(results, ", ".join(filter(None, ["validation", "best weights", method])))
     typer.echo(f"run: {folder}")
     if (folder / "report.html").is_file():
         typer.echo(f"report: {folder / 'report.html'}")

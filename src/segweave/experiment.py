@@ -22,7 +22,7 @@ from segweave.optimizers import Schedule, build_optimizer, parameter_groups
 from segweave.plan import Plan
 from segweave.report.bar import TrainingBar
 from segweave.resume import Changes
-from segweave.run_folder import Log, State, describe, new_folder, record, restore, save
+from segweave.run_folder import Log, State, describe, new_folder, record, remark, restore, save
 from segweave.shortage import explained
 from segweave.stopping import Stop
 from segweave.train import Step, fit
@@ -62,7 +62,7 @@ def run(
     try:
         with Stop() as stop:
             if not (folder / "run.json").is_file():  # a run that was killed as it began has none yet
-                describe(folder, config, fingerprints, plan.seed, model.mean.device)
+                describe(folder, config, fingerprints, plan.seed, model.mean.device, balancer.label)
             results = _train(model, loader, validate, balancer, plan, config, folder, changes, quiet, stop)
     except BaseException:
         if changes is None and not (folder / "weights").exists():
@@ -86,6 +86,8 @@ def _train(
     balancer.to(model.mean.device)
     groups = parameter_groups(model, balancer, plan.lr, plan.weight_decay, plan.backbone_lr_scale, plan.freeze)
     optimizer = build_optimizer(plan.optimizer, groups)
+    if plan.compile:
+        model.compile()
     ema = None
     if plan.ema is not None:
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(plan.ema)
@@ -163,6 +165,8 @@ def _train(
                 state.unreadable |= missed
                 for note in sorted(stream.notes.keys() - told):
                     console.print(f"data: {note} (said once, whatever the number of images)")
+                if balancer.notes.keys() - told:
+                    remark(folder, config, balancer.notes)
                 for note in [note for note in balancer.notes if note not in told]:
                     console.print(f"{note} (said once)", highlight=False)
                 told |= stream.notes.keys() | balancer.notes.keys()

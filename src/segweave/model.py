@@ -116,6 +116,21 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         features, _ = self.features(images)
         return self.outputs(features, images.shape[-2], images.shape[-1])
 
+    def compile(self, **options: Any) -> None:
+        """Runs the encoder, the interaction and each head through `torch.compile`, in place; names and values stay.
+
+        They are parts of their own, so that a method that balances tasks can differentiate each head alone.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        # a graph that several tasks are differentiated through is gone through more than once
+        from torch._functorch import config
+
+        config.donated_buffer = False
+        for part in (self.encoder, self.interaction, *self.heads.values()):
+            part.compile(**options)
+
     @torch.inference_mode()
     def predict(self, images: Float[Tensor, "B C H W"]) -> dict[str, Prediction]:
         """Images in [0, 1] to decoded predictions per task."""

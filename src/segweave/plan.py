@@ -24,6 +24,8 @@ class Plan:
         clip: largest gradient norm.
         ema: decay of an exponential average of the weights, which is then what is validated and kept.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
+        compile: run the parts of the network through `torch.compile`: the first steps take a minute or more longer, and
+            a CPU needs a C++ compiler.
         best: `task/metric` that chooses the best weights, or `mean_relative_gain` over all tasks' headline values
             relative to the best so far.
         patience: validations without a better one before training stops early.
@@ -54,6 +56,7 @@ class Plan:
         clip: float | None = None,
         ema: float | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        compile: bool = False,
         best: str = "mean_relative_gain",
         patience: int | None = None,
         validate_every: int = 1,
@@ -91,7 +94,7 @@ class Plan:
         self.lr, self.optimizer, self.weight_decay = lr, optimizer, weight_decay
         self.backbone_lr_scale, self.freeze = backbone_lr_scale, freeze or []
         self.schedule, self.warmup, self.clip = schedule, warmup, clip
-        self.ema, self.precision, self.best = ema, precision, best
+        self.ema, self.precision, self.compile, self.best = ema, precision, compile, best
         self.patience, self.validate_every = patience, validate_every
         self.workers, self.seed, self.report = workers, seed, report
 

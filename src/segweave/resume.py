@@ -19,7 +19,7 @@ from segweave.data import FORMATS
 from segweave.errors import CheckpointError
 from segweave.tasks import TASKS
 
-FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "report", "lr", "clip")
+FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "compile", "report", "lr", "clip")
 _CHOICES = {"data": "format", "tasks": "kind", "balancing": "method"}
 
 Changes = dict[str, tuple[Any, Any]]

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,13 +109,16 @@ def new_folder(out: Path, name: str) -> Path:
     raise ConfigError(f"{out / name}: 10000 runs of that name exist; choose another --name")
 
 
-def describe(folder: Path, config: Config, fingerprints: Mapping[str, str], seed: int, device: torch.device) -> None:
-    """Writes `config.yaml` and `run.json`. Raises CheckpointError."""
+def describe(
+    folder: Path, config: Config, fingerprints: Mapping[str, str], seed: int, device: torch.device, balancing: str
+) -> None:
+    """Writes `config.yaml` and `run.json`; `balancing` is the method's label. Raises CheckpointError."""
     packages = ("segweave", "torch", "torchvision", "timm", "numpy")
     facts = {
         "started": _now(),
         "device": device_name(device),
         "seed": seed,
+        "balancing": balancing,
         "data_fingerprint": dict(fingerprints),
         "git_revision": _git_revision(),
         "python": platform.python_version(),
@@ -134,6 +137,13 @@ def record(folder: Path, config: Config, changes: Changes, step: int, device: to
         section, _, split = key.partition(".")
         if section == "data_fingerprint":
             facts[section][split] = new
+    _write(folder, config, facts)
+
+
+def remark(folder: Path, config: Config, notes: Iterable[str]) -> None:
+    """Adds to `run.json` what the balancing method had to say of the run, each note once. Raises CheckpointError."""
+    facts = read_facts(folder)
+    facts["notes"] = list(dict.fromkeys([*facts.get("notes", []), *notes]))
     _write(folder, config, facts)
 
 

@@ -35,7 +35,7 @@ _RANKED = 200
 """Validation images that are scored one by one, evenly spread, to choose the examples from."""
 _EACH, _PICTURES = 3, 280
 """Examples of each group, and pictures in all: with very many tasks there are fewer examples."""
-_SIDE = 720
+_SIDE, _REMARKS = 720, 4
 _COST_SECONDS = 8.0
 
 
@@ -69,7 +69,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
     page = training_page(
         TrainingRun(
             name=folder.name,
-            lead=_lead(model, history, state),
+            lead=_lead(model, history, state, facts),
             tasks=tasks,
             history=history,
             validation_images=len(dataset),
@@ -80,6 +80,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
             facts=_facts(facts, state, history),
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
             notes=_notes(facts, state, history, plan),
+            method=facts.get("balancing", "the balancing method"),
         )
     )
     _write(folder / "report.html", page.encode())
@@ -286,12 +287,13 @@ def _cost(answers: _Answers, size: Sequence[int] | None) -> tuple[dict[str, Any]
         return None, str(error).strip().splitlines()[0]
 
 
-def _lead(model: MultiTaskModel, history: History, state: Mapping[str, Any]) -> str:
+def _lead(model: MultiTaskModel, history: History, state: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     tasks = ", ".join(model.tasks)
     backbone = model.spec.get("backbone") or "an encoder of one's own"
+    method = f" Balancing: {facts['balancing']}." if "balancing" in facts else ""
     return (
         f"One network ({backbone}) for {len(model.tasks)} tasks: {tasks}. Trained for {number(state['step'])} steps on "
-        f"{number(history.images)} images, repetitions included."
+        f"{number(history.images)} images, repetitions included.{method}"
     )
 
 
@@ -303,6 +305,7 @@ def _facts(facts: Mapping[str, Any], state: Mapping[str, Any], history: History)
         "training steps alone": _duration(history.seconds),
         "device": facts.get("device") or unknown,
         "seed": str(facts["seed"]),
+        "balancing": facts.get("balancing") or unknown,
         **{f"data fingerprint, {split}": value for split, value in facts["data_fingerprint"].items()},
         "git revision": facts.get("git_revision") or "not in a git repository",
         "python": facts["python"],
@@ -331,6 +334,10 @@ def _notes(facts: Mapping[str, Any], state: Mapping[str, Any], history: History,
         changed = "; ".join(f"{key} from {old} to {new}" for key, (old, new) in resumed["changes"].items())
         changes = f", with changes: {changed}" if changed else ""
         notes.append(f"Went on at step {resumed['step']} on {resumed['at']} ({resumed['device']}){changes}.")
+    said = facts.get("notes", [])
+    notes += [f"{note}." for note in said[:_REMARKS]]
+    if len(said) > _REMARKS:
+        notes.append(f"{len(said) - _REMARKS} more remarks of the balancing method are in run.json.")
     if history.skipped:
         notes.append(f"{history.skipped} steps were skipped because a loss or gradient was not finite.")
     if unreadable := state.get("unreadable"):

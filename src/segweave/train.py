@@ -31,7 +31,8 @@ class Step:
     """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name.
 
     Cosines between the gradients of two tasks, and the share of the images labelled for either that are labelled for
-    both, are by `a|b`, of methods that look at gradients; a cosine that means nothing is NaN.
+    both, are by `a|b`, of methods that look at gradients; a cosine that means nothing is NaN. `space` is where the
+    gradients were compared, as in `Balance`; None where they were not.
 
     A step with values that are not finite changed no weight and no statistic: `not_finite` names them, `ids` the images
     of the batch.
@@ -52,6 +53,7 @@ class Step:
     ids: Sequence[str] = ()
     cosines: Mapping[str, float] = field(default_factory=dict)
     overlaps: Mapping[str, float] = field(default_factory=dict)
+    space: str | None = None
 
     def record(self) -> dict[str, Any]:
         """One line of `metrics.jsonl`."""
@@ -63,6 +65,7 @@ class Step:
         line |= {f"regularizer/{name}": value for name, value in self.regularizers.items()}
         line |= {f"cosine/{pair}": value for pair, value in self.cosines.items()}
         line |= {f"overlap/{pair}": value for pair, value in self.overlaps.items()}
+        line |= {"space": self.space} if self.space else {}
         line |= {"total": self.total, "lr": self.lr, "grad_norm": self.grad_norm}
         if self.not_finite:
             line |= {"skipped": True, "not_finite": list(self.not_finite), "ids": list(self.ids)}
@@ -108,7 +111,8 @@ def fit(
     device = model.mean.device
     balancer = balancer or Equal(list(model.tasks))
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    scaler.scale(torch.zeros((), device=device))  # makes its state, which `unscale_` expects
+    one = torch.ones((), device=device)
+    scaler.scale(one)  # makes its state, which `unscale_` expects
     forward = Forward(model, precision, seed)
     private, shared = model.private(), model.shared()
     closing = model.closing() if isinstance(balancer, Comparing) and balancer.space == "last" else []
@@ -140,6 +144,8 @@ def fit(
         rows = _rows(effective.micro)
         again = partial(forward.losses, micro, effective.step, counts)
         whole = again() if balancer.ahead and len(micro) > 1 else None
+        # on the device: as a number it would be one more copy from there in every step
+        scale = scaler.scale(one) if scaler.is_enabled() else 1.0
         balances = []
         for position, batch in enumerate(micro):
             features, losses, regulariser, parts = forward(
@@ -154,7 +160,7 @@ def fit(
                 features.common,
                 shared,
                 private,
-                scaler.get_scale(),
+                scale,
                 last=position == len(micro) - 1,
                 between=model.interaction.between(),
                 rows=rows,
@@ -173,7 +179,7 @@ def fit(
         bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             if present:
-                scaler.step(optimizer)
+                optimizer.step()  # whether all is finite is known already, and `scaler.step` would ask the device again
                 balancer.after(tuple(counts), again)
             if ema is not None and micro:
                 ema.update_parameters(model)
@@ -200,6 +206,7 @@ def fit(
                 step,
                 cosines=dict(zip(names, (angles[a][b] for a, b in pairs), strict=True)),
                 overlaps=dict(zip(names, (float(compared.overlap[pair]) for pair in pairs), strict=True)),
+                space=compared.space,
             )
         yield step
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def lines(tasks: list[str], steps: int = 40, every: int = 10) -> list[dict[str, Any]]:
-    """A log; the losses fall as 1 / step, and every tenth step is followed by a validation."""
+    """A log; the losses fall as 1 / step, cosines alternate, and every tenth step is followed by a validation."""
     found = []
     for step in range(steps):
         line: dict[str, Any] = {"step": step, "epoch": step // every, "seconds": 0.5, "images": 4}
@@ -30,6 +31,9 @@ def lines(tasks: list[str], steps: int = 40, every: int = 10) -> list[dict[str, 
             value = (place + 1) / (step + 1)
             line |= {f"loss/{task}": value, f"loss/{task}/first": value / 4, f"loss/{task}/second": 3 * value / 4}
             line[f"weight/{task}"] = 1.0 + place * step / steps
+        for pair in combinations(tasks, 2):
+            line |= {f"cosine/{'|'.join(pair)}": 0.3 - 0.8 * (step % 2), f"overlap/{'|'.join(pair)}": 1.0}
+        line |= {"space": "features"} if len(tasks) > 1 else {}
         line |= {"regularizer/shared/weight_decay": 1e-5 * (1 + step), "total": 1.0 / (step + 1)}
         line |= {"lr": 1e-3 * (1 - step / steps), "grad_norm": 2.0}
         found.append(line)

@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from sample_run import sample_run
+from sample_run import lines, sample_run
 
+from segweave.report.history import read_history
 from segweave.report.style import DARK, LIGHT
 from segweave.report.train_page import training_page
 
@@ -71,6 +74,13 @@ def seen(browser: Any, task: int = 0) -> set[str]:
 
 def choose(browser: Any, id: str) -> None:
     browser.find_element("css selector", f"label[for={id}]").click()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def colour(browser: Any, of: str = "body") -> str:
@@ -158,6 +168,43 @@ def test_no_page_is_wider_than_its_screen(browser: Any, width: int) -> None:
         "return [...document.querySelectorAll('.switch label, button')].map((e) => e.getBoundingClientRect().height)"
     )
     assert min(browser.execute_script(sizes)) >= 24
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_heat_maps_of_many_tasks_scroll_in_their_own_box_and_are_readable(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    names = [f"task number {n}" for n in range(16)]
+    run = sample_run(examples=1)
+    tasks = [replace(run.tasks[0], name=name, values={"score": 0.5, "wrong": 0.0}, classes=()) for name in names]
+    place = tmp_path / "many.html"
+    place.write_text(training_page(replace(run, tasks=tasks, history=read_history(lines(names, 4)))), encoding="utf-8")
+    monkeypatch.setattr(browser, "page", place.as_uri())
+    show(browser, 390, scheme=scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    boxes = browser.find_elements("css selector", ".agreement")
+    assert len(boxes) == 2
+    theme = DARK if scheme == "dark" else LIGHT
+    ink, panel = (luminance(theme[name]) for name in ("ink", "panel"))
+    for box in boxes:
+        assert int(box.get_property("scrollWidth")) > int(box.get_property("clientWidth"))
+        heading = box.find_element("css selector", "tbody th")
+        before = heading.rect["x"]
+        browser.execute_script("arguments[0].scrollLeft = 200", box)
+        assert heading.rect["x"] == pytest.approx(before, abs=1), "names of rows stay in sight"
+    script = """
+        const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+        return [...document.querySelectorAll(".agreement td[style]")].map((cell) => {
+            canvas.fillStyle = getComputedStyle(cell).backgroundColor;
+            canvas.fillRect(0, 0, 1, 1);
+            return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        })"""
+    shades = {tuple(shade) for shade in browser.execute_script(script)}
+    assert len(shades) == 2  # -0.1 everywhere in one map, half of the steps in the other
+    for shade in shades:
+        bright, dark = sorted((ink, luminance("#" + "".join(f"{part:02x}" for part in shade))), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+        assert luminance("#" + "".join(f"{part:02x}" for part in shade)) != pytest.approx(panel, abs=0.01)
 
 
 def test_paper_shows_every_layer_of_every_task_in_bright_colours(browser: Any) -> None:

@@ -78,6 +78,25 @@ def test_awkward_values_have_a_chart(points: list[tuple[float, float]]) -> None:
         assert all(0 <= x <= 340 and 0 <= y <= 190 for line in paths(chart) for x, y in line)
 
 
+@pytest.mark.parametrize(("sign", "ticks"), [(1, ["0", "0.1"]), (-1, ["-0.1", "0"])])
+def test_zero_is_in_a_frame_that_asks_for_it(sign: int, ticks: list[str]) -> None:
+    chart = lines_chart("a", [Line("b", [(0, 0.1 * sign), (1, 0.11 * sign)])], zero=True)
+    found = re.findall(r'text-anchor="end">([^<]+)<', chart)
+    assert set(ticks) <= set(found)
+    assert "0" not in re.findall(
+        r'text-anchor="end">([^<]+)<', lines_chart("a", [Line("b", [(0, 0.1 * sign), (1, 0.11 * sign)])])
+    )
+
+
+def test_zero_is_a_line_between_values_of_both_signs() -> None:
+    def axes(values: list[float]) -> int:
+        chart = lines_chart("a", [Line("b", list(enumerate(values)))])
+        return sum(path.get("class") == "axis" for path in Page(chart).named("path"))
+
+    assert axes([-1.0, 1.0]) == 2
+    assert axes([1.0, 2.0]) == axes([-3.0, -2.0]) == 1
+
+
 def test_every_line_has_a_name_and_a_look_of_its_own() -> None:
     lines = [Line(f"task {n}", [(0, n), (1, n + 1)]) for n in range(10)]
     page = Page(lines_chart("weight", lines))

@@ -28,6 +28,16 @@ def test_a_log_by_hand() -> None:
     assert history.validation == {"a/score": [(1, 0.5), (3, 0.75)], "b/score": [(3, 0.1)]}
     assert (history.skipped, history.seconds, history.images) == (1, 5.0, 15)
     assert "not_finite" not in history.training
+    assert history.spaces == {}
+
+
+def test_what_a_log_has_of_task_gradients() -> None:
+    values = [("features", 0.5), ("features", None), ("parameters", -0.25)]
+    log = [{"step": n, "space": space, "cosine/a|b": c, "overlap/a|b": 0.5} for n, (space, c) in enumerate(values)]
+    history = read_history([*log, {"step": 3, "total": 1.0}])
+    assert history.training["cosine/a|b"] == [(0, 0.5), (2, -0.25)]
+    assert history.training["overlap/a|b"] == [(0, 0.5), (1, 0.5), (2, 0.5)]
+    assert history.spaces == {"features": 2, "parameters": 1}
 
 
 def test_the_table_has_a_row_per_validation_and_means_since_the_last() -> None:

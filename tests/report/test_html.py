@@ -95,7 +95,7 @@ def test_text_and_lines_stand_out(theme: dict[str, str]) -> None:
             assert contrast(theme[text], theme[behind]) >= 4.5, (text, behind)
     assert contrast(theme["on-accent"], theme["accent"]) >= 4.5
     # a cell's colour lies between these two
-    assert min(contrast(theme["ink"], theme[behind]) for behind in ("heat", "panel")) >= 4.5
+    assert min(contrast(theme["ink"], theme[behind]) for behind in ("heat", "conflict", "panel")) >= 4.5
     for line in ("edge", *(f"series{n}" for n in range(1, 9))):
         assert contrast(theme[line], theme["panel"]) >= 3, line
 

@@ -26,7 +26,7 @@ def page(text: str) -> Page:
 
 def test_every_part_is_there(page: Page) -> None:
     targets = [a["href"][1:] for a in page.named("nav") + page.named("a")[1:] if "href" in a]
-    assert targets == ["results", "examples", "classes", "curves", "weights", "cost", "again"]
+    assert targets == ["results", "examples", "classes", "curves", "weights", "gradients", "cost", "again"]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert set(targets) <= set(ids)
     assert len(set(ids)) == len(ids)
@@ -89,6 +89,7 @@ def test_what_is_not_there_is_said() -> None:
     words = Page(training_page(bare)).words
     assert "Not measured: <out of memory>" in words
     assert "The log has no weights." in words
+    assert "The task gradients were not compared." in words
     assert "There was one validation only" in words
     assert "This run has no regularisers." in words
     assert "No validation image could be read." in words
@@ -100,6 +101,12 @@ def test_what_is_not_there_is_said() -> None:
 def test_one_task_has_nothing_to_share() -> None:
     words = Page(training_page(replace(sample_run(), cost=cost(["a"])))).words
     assert "With a single task there is nothing to share." in words
+
+
+def test_the_balancing_method_goes_by_its_label(page: Page) -> None:
+    assert "What the balancing method multiplied each task's loss by" in page.words
+    words = Page(training_page(replace(sample_run(), method="famo (next-step loss)"))).words
+    assert "What famo (next-step loss) multiplied each task's loss by" in words
 
 
 def test_cost_in_words_and_numbers(page: Page) -> None:

@@ -34,7 +34,7 @@ class _Frame:
         if self.log:
             self.low, self.high = low / 1.15, high * 1.15
         else:
-            low = min(low, 0.0) if zero else low
+            low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
             room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
             # nothing below 0 is shown of values that cannot go there
             self.low = low - room if low < 0 else max(0.0, low - room)
@@ -66,6 +66,8 @@ class _Frame:
             parts.append(tag("text", name, x=f"{x:.1f}", y=_HEIGHT - 7, text_anchor=edge))
         base = _HEIGHT - _BOTTOM
         parts.append(tag("path", d=f"M{_LEFT} {base}H{_WIDTH - _RIGHT}", class_="axis"))
+        if not self.log and self.low < 0 < self.high:
+            parts.append(tag("path", d=f"M{_LEFT} {self.y(0.0):.1f}H{_WIDTH - _RIGHT}", class_="axis"))
         return join(parts)
 
     def path(self, points: Sequence[Point], colour: str, class_: str | None = None, dashed: bool = False) -> Html:
@@ -128,7 +130,7 @@ def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int
     """Several values of every step in one frame, each by its running mean, with their names and last values below.
 
     Args:
-        zero: the frame begins at 0, so that heights can be compared.
+        zero: 0 is in the frame, so that heights can be compared.
         most: points of each line.
     """
     means = [smoothed(line.points) for line in lines]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +21,15 @@ class History:
     """The lines of `metrics.jsonl`, by name.
 
     Attributes:
-        training: (step, value) of `loss/<task>`, `loss/<task>/<term>`, `regularizer/...`, `weight/<task>`, `total`,
-            `lr` and `grad_norm`; steps without a finite value are left out.
+        training: (step, value) of `loss/<task>`, `loss/<task>/<term>`, `regularizer/...`, `weight/<task>`,
+            `cosine/<task>|<task>`, `overlap/<task>|<task>`, `total`, `lr` and `grad_norm`; steps without a finite value
+            are left out.
         validation: (step, value) of every `<task>/<metric>`.
         rows: one per validation: step, epoch, metrics, and the means over the steps since the last one.
         skipped: steps whose loss or gradient was not finite.
         seconds: that the steps took, without validation.
         images: that were trained on, repetitions included.
+        spaces: steps by where they compared the gradients of the tasks: `features`, `parameters` or `last`.
     """
 
     training: dict[str, list[Point]] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class History:
     skipped: int = 0
     seconds: float = 0.0
     images: int = 0
+    spaces: Counter[str] = field(default_factory=Counter)
 
 
 def read_history(lines: Iterable[Mapping[str, Any]]) -> History:
@@ -55,6 +59,7 @@ def read_history(lines: Iterable[Mapping[str, Any]]) -> History:
         history.skipped += bool(line.get("skipped"))
         history.seconds += line.get("seconds", 0.0)
         history.images += line.get("images", 0)
+        history.spaces.update([line["space"]] if "space" in line else [])
         _append(history.training, step, values)
         for key, value in values.items():
             if isinstance(value, int | float) and key.startswith(_OF_A_STEP):

@@ -15,6 +15,7 @@ LIGHT: Mapping[str, str] = {
     "accent": "#1b59b3",
     "on-accent": "#ffffff",
     "heat": "#6f9bd8",
+    "conflict": "#e08a45",
     "good": "#156b38",
     "bad": "#b3261e",
     "series1": "#1b59b3",
@@ -38,6 +39,7 @@ DARK: Mapping[str, str] = {
     "accent": "#86b6ff",
     "on-accent": "#0f141a",
     "heat": "#2c65b8",
+    "conflict": "#a34c0c",
     "good": "#74d394",
     "bad": "#ff958b",
     "series1": "#86b6ff",
@@ -149,6 +151,12 @@ margin-top:.25rem}
 .matrix .up span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:11rem;display:inline-block;
 font-weight:500}
 .matrix.small table{font-size:.68rem}.matrix.small td,.matrix.small thead th{min-width:1.1rem;padding:.08rem .1rem}
+.matrix .against{--heat:var(--conflict)}
+.matrix td.own{background:var(--raised)}
+.maps{display:flex;flex-wrap:wrap;gap:0 3rem;align-items:flex-start}.maps>div{min-width:0;max-width:100%}
+.agreement tbody th{position:sticky;left:0;background:var(--panel);max-width:9.5rem;overflow:hidden;
+text-overflow:ellipsis}
+.agreement td{white-space:nowrap;min-width:2.7rem;padding:.32rem .3rem}
 .matrix img{width:min(100%,34rem);image-rendering:pixelated;border:1px solid var(--edge)}
 .switches{display:flex;flex-wrap:wrap;gap:.6rem 1.6rem;position:sticky;top:0;z-index:2;background:var(--panel);
 padding:.6rem 0;border-bottom:1px solid var(--line)}

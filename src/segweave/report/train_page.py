@@ -11,6 +11,7 @@ from segweave.report.chart import POINTS, Line, lines_chart, training_chart, val
 from segweave.report.classes import class_table, confusion
 from segweave.report.cost_section import cost_section
 from segweave.report.gallery import Gallery, gallery_html
+from segweave.report.gradients import gradients_section
 from segweave.report.history import History
 from segweave.report.html import (
     Html,
@@ -75,6 +76,7 @@ class TrainingRun:
         facts: versions, seed, device, data and the like.
         config: YAML.
         notes: what a reader should know before the numbers: an unfinished or resumed run, images left out.
+        method: label of the balancing method, where the run has it.
     """
 
     name: str
@@ -89,6 +91,7 @@ class TrainingRun:
     facts: Mapping[str, str]
     config: str
     notes: Sequence[str] = field(default_factory=tuple)
+    method: str = "the balancing method"
 
 
 def training_page(run: TrainingRun) -> str:
@@ -108,6 +111,7 @@ def _page(run: TrainingRun, pictures: int) -> str:
         "classes": ("Classes and confusions", [_classes(run.tasks)]),
         "curves": ("Training", [_curves(run)]),
         "weights": ("Weight of each task", [_weights(run)]),
+        "gradients": ("Task gradients", [gradients_section([task.name for task in run.tasks], run.history)]),
         "cost": ("Cost", [cost_section(run.cost, run.cost_missing)]),
         "again": ("How it was made", [_again(run)]),
     }
@@ -219,8 +223,7 @@ def _weights(run: TrainingRun) -> Html:
     if not lines:
         return paragraph("The log has no weights.", soft=True)
     words = (
-        "What the balancing method multiplied each task's loss by, on top of its fixed weight in the config "
-        "(running mean)."
+        f"What {run.method} multiplied each task's loss by, on top of its fixed weight in the config (running mean)."
     )
     if all(value == 1 for line in lines for _, value in line.points):
         words += " It was 1 throughout, as with equal weights."
