@@ -256,8 +256,6 @@ def test_every_part_changes(model: MultiTaskModel, name: str, space: str | None)
     """Two steps of the real loop, the second of two micro-batches: every parameter changes, and all is logged."""
     network = copy.deepcopy(model)
     balancer = build(name, space, list(network.tasks))
-    if name == "moco":  # its step is in units of 1 / |gradient|^2: a long one puts all weight on one task
-        balancer.gamma = 1e-4  # pyright: ignore
     before = {key: p.detach().clone() for key, p in network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam([*network.parameters(), *balancer.parameters()], lr=1e-2)
     batches = [Effective(step, 0, [micro(network, 10 * step + i) for i in range(1 + step)]) for step in range(2)]

@@ -153,6 +153,40 @@ def test_an_absent_task_keeps_its_state(name: str) -> None:
         assert not before
 
 
+def test_gradnorm_waits_for_a_first_loss_above_zero() -> None:
+    """Such as that of detection on a batch without objects; until then the task trains at the mean rate."""
+    balancer = make("gradnorm", lr=0.1)
+    for seed, first in enumerate((0.0, 2.0, 1.0)):
+        assert step(balancer, jacobian(seed), losses=torch.tensor([1.0, first, 1.0, 1.0])).isfinite().all()
+    held = balancer.memory.get_extra_state()["values"]
+    assert held["first/depth"] == 2
+    assert all(value.isfinite().all() for value in held.values())
+
+
+def test_gradnorm_keeps_its_weights_above_zero_at_any_rate() -> None:
+    balancer = make("gradnorm", lr=50.0, alpha=0.0)
+    for seed in range(6):
+        step(balancer, jacobian(seed))
+        weights = balancer.memory.stack(TASKS, torch.ones(()), "weight")
+        assert (weights > 0).all()
+        torch.testing.assert_close(weights.sum(), torch.tensor(4.0))
+
+
+def test_gradnorm_shares_out_the_weight_of_the_tasks_that_are_there() -> None:
+    balancer = make("gradnorm", lr=0.1)
+    for seed in range(3):
+        step(balancer, jacobian(seed)[:3], TASKS[:3])
+    before = balancer.memory.stack(TASKS[:2], torch.ones(()), "weight")
+    objective = Objective(TASKS[:2], jacobian(4)[:2] @ nn.Parameter(torch.ones(12)), torch.zeros(()))
+    ours = torch.stack(list(balancer.backward(objective).weights.values()))
+    torch.testing.assert_close(ours, 2 * before / before.sum())
+    torch.testing.assert_close(balancer.memory.stack(TASKS[:2], torch.ones(()), "weight").sum(), before.sum())
+    step(balancer, jacobian(5))
+    held = balancer.memory.get_extra_state()["values"]
+    # a task that comes late has its own count of steps, and with it Adam's full first step
+    assert [held[f"count/{task}"].item() for task in TASKS] == [5, 5, 4, 1]
+
+
 REMEMBER = ("moco", "modo", "sdmgrad", "db_mtl", "excess_mtl")
 
 
@@ -189,7 +223,7 @@ BAD = {
     "moco": {"beta": 0.0, "gamma": -1.0, "rho": -1.0, "decay": -1.0},
     "modo": {"gamma": 0.0, "rho": -1.0},
     "sdmgrad": {"strength": -1.0, "lr": 0.0, "momentum": 1.0, "iterations": 0},
-    "db_mtl": {"beta": 1.0},
+    "db_mtl": {"beta": 1.0, "decay": -1.0},
     "excess_mtl": {"step_size": 0.0, "warmup": 0},
 }
 

@@ -259,7 +259,9 @@ def test_monitoring_changes_no_gradient_and_sees_what_a_gradient_method_sees(com
     plain, watched, other = Net(), Net(), Net()
     changes: dict[str, Any] = {} if common else {"common": []}
     Equal(TASKS).backward(plain.objective(**changes))
-    balance = Equal(TASKS, monitor=True).backward(watched.objective(**changes, scale=4.0))
+    balancer = Equal(TASKS, monitor=True)
+    balance = balancer.backward(watched.objective(**changes, scale=4.0))
+    assert ["which is dearer" in note for note in balancer.notes] == [True] * (not common)
     expected = Fixed(TASKS).backward(other.objective(**changes))
     torch.testing.assert_close(balance.gramian, expected.gramian)
     assert balance.space == expected.space == ("features" if common else "parameters")

@@ -18,14 +18,18 @@ TINY = 1e-8
 class DBMTL(RowBalancer):
     """Gradients of the logarithms of the losses, averaged over time and brought to one length, the longest.
 
-    `m_i <- beta m_i + (1 - beta) g_i / (L_i + 1e-8)`, and the update is `max_k |m_k| sum_i m_i / |m_i|`. The averages
-    start at the first gradient of each task. The heads keep the gradient of their own loss, not of its logarithm. The
-    update does not depend on the scale of any loss, and its length grows with the number of tasks. A task alone in a
-    step gets its plain gradient.
+    `m_i <- beta_t m_i + (1 - beta_t) g_i / (L_i + 1e-8)` from zero, with `beta_t = beta / t^decay`, and the update is
+    `max_k |m_k| sum_i m_i / |m_i|`. The update does not depend on the scale of any loss, and its length grows with the
+    number of tasks. Losses have to be above 0.
+
+    Two things are not the authors' code, which is in LibMTL. The averages are divided by the sum of their weights,
+    `1 - beta^t` without decay, as Adam does it: the direction is the same, and the first updates are not short. The
+    heads keep the gradient of their own loss, not of its logarithm. A task alone in a step gets its plain gradient.
 
     Args:
         tasks, seed: of `Balancer`.
         beta: in [0, 1), of the averages; 0 is this step's gradient.
+        decay: at least 0, of beta over the steps `t = 1, 2, ...`.
         options: of `Comparing`.
     """
 
@@ -38,12 +42,15 @@ class DBMTL(RowBalancer):
         seed: int = 0,
         *,
         beta: float = 0.9,
+        decay: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(tasks, seed, **options)
         if not 0 <= beta < 1:
             raise ConfigError(f"balancing.beta: found {beta}; expected a number from 0 to below 1")
-        self.beta = beta
+        if decay < 0:
+            raise ConfigError(f"balancing.decay: found {decay}; expected a number of at least 0")
+        self.beta, self.decay = beta, decay
 
     def track(
         self,
@@ -53,13 +60,14 @@ class DBMTL(RowBalancer):
         last: bool,
     ) -> Float[Tensor, "n P"]:
         scales = losses[:, None] + TINY
-        logarithmic = rows / scales
-        held = torch.stack([self.memory.get(f"mean/{t}", g) for t, g in zip(tasks, logarithmic, strict=True)])
-        means = self.beta * held + (1 - self.beta) * logarithmic
+        beta = self.beta / (self.memory.step + 1) ** self.decay
+        sums = beta * self.memory.stack(tasks, rows.new_zeros(rows.shape[1]), "sum") + (1 - beta) * (rows / scales)
+        parts = beta * self.memory.stack(tasks, rows.new_zeros(1), "part") + (1 - beta)
         if last:
-            self.memory.write(tasks, means, "mean")
+            self.memory.write(tasks, sums, "sum")
+            self.memory.write(tasks, parts, "part")
         # back in units of the loss, so that a weight is one of the loss wherever it is used
-        return rows if len(tasks) == 1 else means * scales
+        return rows if len(tasks) == 1 else sums / parts * scales
 
     def weigh(
         self,

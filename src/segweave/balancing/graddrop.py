@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segweave.balancing.balancer import JacobianBalancer
+from segweave.balancing.balancer import JacobianBalancer, Objective
+from segweave.balancing.gradients import parted, trainable
+from segweave.balancing.spaces import Space
 from segweave.errors import ConfigError
 from segweave.seeds import seed_for
 
@@ -21,9 +23,17 @@ class GradDrop(JacobianBalancer):
     the drawn numbers are a function of (seed, step). In the mean over the draws the tasks of the majority gain. It adds
     noise to every step: not for small batches.
 
+    The paper has it at the features `A` of a batch, and there one draw for all images: the purity is that of
+    `sum_b sign(A_b) g_ib` over the images `b` of the micro-batch in this process, since the gradient of a weight that
+    reads `A` goes by the products with `A`, and a task is left out of a feature in all images or in none. That is
+    `pool: true`, LibMTL's only form. By default every value of every image is a coordinate of its own (lines 10 to 15
+    of algorithm 1 alone, as in torchjd), which at the parameters is the same. The authors' code in lingvo moreover
+    multiplies the result by its length over that of the plain sum, which the paper does not have.
+
     Args:
         tasks, seed: of `Balancer`.
         leak: share of every gradient that is let through in any case, from 0 to 1; 1 is the plain sum.
+        pool: at the features, one draw for all images.
         options: of `Comparing`; this method takes the features too, which is where the paper has it.
     """
 
@@ -37,12 +47,22 @@ class GradDrop(JacobianBalancer):
         seed: int = 0,
         *,
         leak: float = 0.0,
+        pool: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(tasks, seed, **options)
         if not 0 <= leak <= 1:
             raise ConfigError(f"balancing.leak: found {leak}; expected a number from 0 to 1")
-        self.leak = leak
+        self.leak, self.pool = leak, pool
+        self._features: list[Tensor] = []
+
+    def compare(
+        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
+        self._features = trainable(objective.common) if self.pool and space == "features" else []
+        compared = super().compare(objective, whole, space)
+        self._features = []
+        return compared
 
     def aggregate(
         self,
@@ -53,15 +73,39 @@ class GradDrop(JacobianBalancer):
     ) -> Float[Tensor, " P"]:
         # the generator lives where the rows are: one number per parameter is too many to send there
         generator = torch.Generator(rows.device).manual_seed(seed_for(self.seed, 3, self.memory.step))
-        drawn = torch.rand(rows.shape[1], generator=generator, device=rows.device, dtype=rows.dtype)
-        return signed(rows, drawn, self.leak)
+        if not self._features:
+            return signed(rows, rows, _draw(rows, generator), self.leak)
+        mixed = []
+        columns = zip(*[parted(row, self._features) for row in rows], strict=True)
+        for feature, column in zip(self._features, columns, strict=True):
+            own = torch.stack(column).to(rows)
+            # a draw for every value of one image
+            signals = (own * feature.detach().sign()).sum(1)
+            drawn = _draw(signals.flatten(1), generator).view(signals.shape[1:])
+            mixed.append(signed(own, signals[:, None], drawn, self.leak).flatten())
+        return torch.cat(mixed)
 
 
-def signed(rows: Float[Tensor, "n P"], drawn: Float[Tensor, " P"], leak: float) -> Float[Tensor, " P"]:
-    """The sum of what is kept of the rows, for numbers drawn from [0, 1)."""
+def signed(
+    rows: Float[Tensor, " n *value"],
+    signals: Float[Tensor, " n *signal"],
+    drawn: Float[Tensor, " *number"],
+    leak: float,
+) -> Float[Tensor, " *value"]:
+    """The sum of what is kept of the rows.
+
+    Args:
+        rows: task gradients.
+        signals: what has the signs that are drawn from; broadcast to the rows.
+        drawn: numbers from [0, 1), broadcast to a signal.
+    """
     if len(rows) == 1:
         return rows[0]
-    sizes = rows.abs().sum(0)
-    purity = torch.where(sizes > 0, (1 + rows.sum(0) / sizes) / 2, 0.5)
-    kept = torch.where(purity > drawn, rows.clamp(min=0), rows.clamp(max=0))
-    return (leak * rows + (1 - leak) * kept).sum(0)
+    # not a number where no task pulls; no sign is kept there
+    purity = (1 + signals.sum(0) / signals.abs().sum(0)) / 2
+    kept = torch.where(purity > drawn, signals > 0, signals < 0)
+    return (torch.where(kept, 1.0, leak) * rows).sum(0)
+
+
+def _draw(rows: Float[Tensor, "n P"], generator: torch.Generator) -> Float[Tensor, " P"]:
+    return torch.rand(rows.shape[1], generator=generator, device=rows.device, dtype=rows.dtype)

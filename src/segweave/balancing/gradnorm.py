@@ -20,8 +20,11 @@ class GradNorm(GramianBalancer):
 
     With `G_i = w_i |g_i|`, `r_i` the loss ratio `L_i / L_i(0)` over the mean ratio, and the target `mean(G) r_i^alpha`
     held fixed, Adam takes a step on `sum_i |G_i - target_i|` (equation 2), and the weights are scaled to sum to the
-    number of tasks. The weights of a step are those learned until then; they start at 1, and no host reads them. The
-    weights do not reach the heads. Lengths are those of the chosen space: `last` is the layer of the paper.
+    number of tasks, none below 0. The weights of a step are those learned until then; they start at 1, and no host
+    reads them. The weights do not reach the heads. Lengths are those of the chosen space: `last` is the layer of the
+    paper. `L_i(0)` is the first loss above 0; for a cross-entropy the paper may take the logarithm of the number of
+    classes, which is what the first loss is at a network that knows nothing. LibMTL learns the logarithms of the
+    weights instead, from the second epoch on, with the optimizer of the network.
 
     Args:
         tasks, seed: of `Balancer`.
@@ -52,7 +55,8 @@ class GradNorm(GramianBalancer):
             return weights
         norms = gramian.diagonal().clamp(min=0).sqrt()
         first = torch.stack([self.memory.get(f"first/{t}", loss) for t, loss in zip(tasks, losses, strict=True)])
-        ratios = losses / first.clamp(min=torch.finfo(losses.dtype).tiny)
+        first = torch.where(first > 0, first, losses)
+        ratios = torch.where(first > 0, losses / first, 1.0)
         rates = torch.where(ratios.mean() > 0, ratios / ratios.mean(), 1.0)
         lengths = weights * norms
         slopes = torch.sign(lengths - lengths.mean() * rates**self.alpha) * norms
@@ -62,7 +66,7 @@ class GradNorm(GramianBalancer):
         mean = self.memory.stack(tasks, 0 * one, "slope").lerp(slopes, 1 - BETAS[0])
         square = self.memory.stack(tasks, 0 * one, "square").lerp(slopes.square(), 1 - BETAS[1])
         step = mean / (1 - BETAS[0] ** count) / ((square / (1 - BETAS[1] ** count)).sqrt() + TINY)
-        learned = (weights - self.lr * step).clamp(min=0)
+        learned = (weights - self.lr * step).clamp(min=TINY)
         learned = learned * together / learned.sum()
         for kind, values in (
             ("weight", learned),

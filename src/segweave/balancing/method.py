@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segweave.balancing.gradients import accumulate, backward, trainable
 from segweave.balancing.memory import Memory
 from segweave.balancing.objective import Balance, Objective
-from segweave.balancing.spaces import Held, Measure, Space, choose, overlap_of
+from segweave.balancing.spaces import Held, Measure, Space, choose, dearer, overlap_of
 from segweave.errors import ConfigError
 
 
@@ -114,7 +114,7 @@ class LossBalancer(Balancer):
     def __init__(self, tasks: Sequence[str] = (), seed: int = 0, *, monitor: bool = False) -> None:
         super().__init__(tasks, seed)
         self.monitor = monitor
-        self._watch = Measure()
+        self._watch = Measure(self.notes)
 
     @abstractmethod
     def combine(
@@ -186,7 +186,7 @@ class Comparing(Balancer):
         wanted: Space = "parameters" if self.space == "auto" and "features" in self.refuses else self.space
         space, why = choose(wanted, objective, overlap)
         if why is not None:
-            self.notes[f"balancing.space: auto compares gradients at the parameters, which is dearer: {why}"] = None
+            self.notes[dearer(why)] = None
         if not objective.tasks:
             backward([], [], objective.regulariser, objective.scale)
             return Balance({}, None, overlap, space)

@@ -10,17 +10,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segweave.balancing.balancer import RowBalancer
-from segweave.balancing.simplex import keep, project, shares
+from segweave.balancing.simplex import keep, length, project, shares
 from segweave.errors import ConfigError
 
 
 class MoCo(RowBalancer):
     """Running means of the task gradients, weighed by one step at a time towards their shortest mixture.
 
-    `y_i <- y_i - beta_t (y_i - g_i)`, then `w <- P(w - gamma_t (Y Y' w + rho w))` with `P` the projection on the
-    simplex, and the update is `sum_i w_i y_i`; `beta_t = beta / t^decay`, and so `gamma_t`. The means start at the
-    first gradient of each task. `gamma` is in units of 1 over a squared gradient length: with long gradients a large
-    one makes `w` jump from task to task. A task alone in a step gets its plain gradient.
+    `y_i <- y_i - beta_t (y_i - g_i)`, then `w <- P(w - gamma_t (Y Y' w / s^2 + rho w))` with `P` the projection on the
+    simplex, and the update is `sum_i w_i y_i`; `beta_t = beta / t^decay`, and so `gamma_t`. The weights sum to 1. The
+    means start at the first gradient of each task. A task alone in a step gets its plain gradient.
+
+    Published is `s = 1` (`normalize: false`): `gamma` is then in units of 1 over a squared gradient length, and has to
+    be searched for every network, because with long gradients `w` jumps from task to task. By default `s` is the mean
+    length of the `y_i`: the weights are then the same at every common scale of the losses, and `rho` has the same
+    strength beside the gradients. Its default is that of the authors' later code, with MoDo; LibMTL's is 0, with which
+    the weights go to the shortest mixture, in the end almost all on the task of the shortest gradient. The authors'
+    code for Cityscapes, and LibMTL, average `L_i g_i / |g_i|` and put a softmax in the place of `P`; the paper has
+    neither, and nor has this.
 
     Args:
         tasks, seed: of `Balancer`.
@@ -28,6 +35,7 @@ class MoCo(RowBalancer):
         gamma: step size of the task weights.
         rho: pull of the weights to equal ones.
         decay: at least 0, of both step sizes over the steps `t = 1, 2, ...`.
+        normalize: measure gradients by their mean length when the weights take their step.
         options: of `Comparing`.
     """
 
@@ -41,8 +49,9 @@ class MoCo(RowBalancer):
         *,
         beta: float = 0.5,
         gamma: float = 0.1,
-        rho: float = 0.0,
+        rho: float = 0.1,
         decay: float = 0.5,
+        normalize: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(tasks, seed, **options)
@@ -51,7 +60,7 @@ class MoCo(RowBalancer):
         for name, value in (("gamma", gamma), ("rho", rho), ("decay", decay)):
             if value < 0:
                 raise ConfigError(f"balancing.{name}: found {value}; expected a number of at least 0")
-        self.beta, self.gamma, self.rho, self.decay = beta, gamma, rho, decay
+        self.beta, self.gamma, self.rho, self.decay, self.normalize = beta, gamma, rho, decay, normalize
 
     def track(
         self,
@@ -74,7 +83,8 @@ class MoCo(RowBalancer):
         last: bool,
     ) -> Float[Tensor, " n"]:
         weights, together = shares(self.memory, tasks, rows)
-        slope = rows @ (weights @ rows) + self.rho * weights
+        size = length(rows) if self.normalize else 1.0
+        slope = rows @ (weights / size @ rows) / size + self.rho * weights
         weights = project(weights - self._faded(self.gamma) * slope)
         if last:
             keep(self.memory, tasks, weights, together)

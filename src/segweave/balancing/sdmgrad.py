@@ -17,10 +17,16 @@ from segweave.errors import ConfigError
 class SDMGrad(RowBalancer):
     """The shortest mixture of the task gradients, drawn to their mean, by steps with the gradients of two batches.
 
-    `w <- P(w - lr v)`, where `v` is the momentum of `J1 J2' (w + strength / n)` divided by the square of the mean
-    gradient length, `P` the projection on the simplex; then the weights are `(w + strength / n) / (1 + strength)`. `J2`
-    is of this batch and `J1` of the step before: the paper draws both at the same parameters, and a third batch for the
-    update, which would triple the cost of a step. In the first step of a task `J1` is `J2`.
+    `w <- P(w - lr v)`, where `v` is the momentum of `A (w + strength / n)`, `P` the projection on the simplex, and `A`
+    is `J1 J2'` divided by the square of the mean of `sqrt((J1 J2')_ii)`, negative ones taken as 0; then the weights
+    are `(w + strength / n) / (1 + strength)`. They sum to 1, and are the same at every common scale of the losses.
+
+    Published is that both batches are drawn at the same parameters, and a third for the update, at three times the
+    cost of a step. Here `J2` is of this batch and `J1` of the step before, so that `A` is without bias up to the size
+    of a step of the parameters and of the weights, which have seen that batch. In the first step of a task `J1` is
+    `J2`. Published is also `lr: 10`. The steps settle below `2 (1 + momentum)` over the largest eigenvalue of `A`,
+    which is from 1 to `n^2` for one batch; at 10 they go from corner to corner of the simplex, and where they stop
+    says little about the gradients.
 
     Args:
         tasks, seed: of `Balancer`.
@@ -38,7 +44,7 @@ class SDMGrad(RowBalancer):
         seed: int = 0,
         *,
         strength: float = 0.3,
-        lr: float = 10.0,
+        lr: float = 0.1,
         momentum: float = 0.5,
         iterations: int = 20,
         **options: Any,

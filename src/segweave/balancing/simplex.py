@@ -1,4 +1,4 @@
-"""Task weights that sum to 1, kept by task: projection on the simplex, and the shares of the tasks of a step."""
+"""Task weights that sum to 1, kept by task: projection on the simplex, units and shares of the tasks of a step."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def project(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     excess = (falling.cumsum(0) - 1) / torch.arange(1, len(values) + 1, device=values.device, dtype=values.dtype)
     held = (falling > excess).sum() - 1
     return (values - excess.gather(0, held.clamp(min=0)[None])).clamp(min=0)
+
+
+def length(rows: Float[Tensor, "n P"]) -> Float[Tensor, ""]:
+    """The mean length of the rows; 1 where all are zeros, so that it can divide."""
+    mean = torch.linalg.vector_norm(rows, dim=1).mean()
+    return torch.where(mean > 0, mean, 1.0)
 
 
 def shares(

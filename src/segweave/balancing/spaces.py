@@ -64,6 +64,11 @@ def choose(space: Space, objective: Objective, overlap: Float[Tensor, "n n"]) ->
     return "features", None
 
 
+def dearer(why: str) -> str:
+    """What a user is told once."""
+    return f"balancing.space: auto compares gradients at the parameters, which is dearer: {why}"
+
+
 def present(objective: Objective) -> list[int]:
     """Positions of the tasks that have a gradient in this micro-batch, in any process.
 
@@ -153,15 +158,22 @@ class Held:
 
 
 class Measure:
-    """The Gramian of an objective's task gradients and nothing else, at the space that `auto` chooses."""
+    """The Gramian of an objective's task gradients and nothing else, at the space that `auto` chooses.
 
-    def __init__(self) -> None:
+    Args:
+        notes: gets what a user should be told of that choice.
+    """
+
+    def __init__(self, notes: dict[str, None]) -> None:
         self._held = Held()
+        self._notes = notes
 
     def __call__(self, objective: Objective) -> tuple[Float[Tensor, "n n"] | None, Float[Tensor, "n n"], Space]:
         """The Gramian, None before the last micro-batch at the parameters; the overlap; and where it was."""
         overlap = overlap_of(objective)
-        space, _ = choose("auto", objective, overlap)
+        space, why = choose("auto", objective, overlap)
+        if why is not None:
+            self._notes[dearer(why)] = None
         losses = objective.losses.detach()
         if space == "parameters":
             self._held.add(objective, private=False)
