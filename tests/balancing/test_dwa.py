@@ -25,6 +25,21 @@ def test_weights_are_torchjds_over_four_epochs() -> None:
         theirs.step()
 
 
+def test_a_run_resumed_within_an_epoch_goes_on_alike() -> None:
+    balancer, fresh = DWA(TASKS), DWA(TASKS)
+    draw = torch.Generator().manual_seed(1)
+    losses = [torch.rand(3, generator=draw) + 0.1 for _ in range(9)]
+    for batch in range(5):
+        step(balancer, losses[batch].requires_grad_() * 1.0, epoch=batch // 3)
+    fresh.load_state_dict(balancer.state_dict())
+    for batch in range(5, 9):
+        one, other = (step(b, losses[batch].requires_grad_() * 1.0, epoch=batch // 3) for b in (balancer, fresh))
+        assert torch.equal(one, other)
+    # the means of the whole epochs, of which the second was interrupted
+    older, newer = (torch.stack(losses[i : i + 3]).detach().mean(0) for i in (0, 3))
+    torch.testing.assert_close(one, 3 * torch.softmax(newer / older / 2, 0))
+
+
 def test_the_means_are_those_of_effective_batches() -> None:
     whole, split = DWA(TASKS), DWA(TASKS)
     for epoch in range(3):
@@ -33,6 +48,17 @@ def test_the_means_are_those_of_effective_batches() -> None:
         two = step(split, losses.clone().requires_grad_() * 1.0, epoch=epoch, shares=(0.25, 0.5, 0.25))
         torch.testing.assert_close(one, two)
     assert one.tolist() != [1.0] * 3
+
+
+def test_the_unit_of_a_loss_does_not_matter() -> None:
+    found = []
+    for unit in (torch.ones(3), torch.tensor([1000.0, 1.0, 0.01])):
+        balancer = DWA(TASKS)
+        for epoch in range(3):
+            losses = unit * torch.tensor([0.9, 0.5, 0.7]) ** epoch
+            weights = step(balancer, losses.requires_grad_() * 1.0, epoch=epoch)
+        found.append(weights)
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_a_task_that_comes_late_weighs_1_until_it_has_two_epochs() -> None:

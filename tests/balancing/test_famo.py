@@ -42,6 +42,18 @@ def test_the_weighted_gradients_are_a_convex_combination() -> None:
     torch.testing.assert_close(weights * losses, (weights * losses)[:1].expand(3))
 
 
+def test_the_unit_of_a_loss_does_not_matter() -> None:
+    shares = []
+    for unit in (torch.ones(3), torch.tensor([1000.0, 1.0, 0.01])):
+        balancer = FAMO(TASKS, lr=0.3)
+        for fallen in ([0.5, 0.9, 1.2], [0.8, 0.7, 0.6]):
+            losses = unit * torch.tensor([1.0, 2.0, 3.0])
+            weights = step(balancer, losses.clone().requires_grad_() * 1.0, after=losses * torch.tensor(fallen))
+        shares.append(weights * losses / (weights * losses).sum())
+    assert shares[0].max() - shares[0].min() > 0.1
+    torch.testing.assert_close(shares[0], shares[1], rtol=1e-4, atol=1e-5)
+
+
 def test_the_inexact_variant_takes_the_next_losses_and_says_so() -> None:
     exact, inexact = FAMO(TASKS), FAMO(TASKS, exact=False)
     assert (exact.label, inexact.label) == ("famo", "famo (next-step loss)")

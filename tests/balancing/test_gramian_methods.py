@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from torchjd import aggregation
 
 from segweave.balancing import METHODS
+from segweave.balancing.fair import fair
 from segweave.balancing.gradvac import vaccinated
 from segweave.balancing.pcgrad import project
 
@@ -72,6 +76,12 @@ def test_imtl_g_gives_every_task_the_same_projection(jacobian: np.ndarray) -> No
     np.testing.assert_allclose(weights @ jacobian, theirs @ jacobian, rtol=1e-5, atol=1e-5 * np.abs(jacobian).max())
     inner = (jacobian @ (weights @ jacobian)) / np.linalg.norm(jacobian, axis=1)
     np.testing.assert_allclose(inner, inner.mean(), rtol=1e-5, atol=1e-6 * np.abs(inner).max())
+    # the closed form of the paper, for gradients of which none is a combination of the others
+    apart = jacobian[0] - jacobian[1:]
+    units = jacobian / np.linalg.norm(jacobian, axis=1, keepdims=True)
+    turned = (units[0] - units[1:]).T
+    rest = jacobian[0] @ turned @ np.linalg.inv(apart @ turned)
+    np.testing.assert_allclose(weights, [1 - rest.sum(), *rest], rtol=1e-5, atol=1e-6 * np.abs(weights).max())
 
 
 @given(jacobians(), st.sampled_from(["min", "median", "rmse"]))
@@ -95,6 +105,16 @@ def test_config_is_torchjds(jacobian: np.ndarray) -> None:
     np.testing.assert_allclose(angles, angles.mean(), rtol=1e-4)
 
 
+def test_config_where_no_angle_is_the_same_for_all() -> None:
+    """Opposite gradients have no common direction; one that is 0 has no angle, and the others are as without it."""
+    rows = np.array([[3.0, 4.0], [-0.6, -0.8]])
+    assert not weigh("config", rows).any()
+    rows = np.array([[3.0, 4.0, 0.0], [0.0, 1.0, 1.0], [2.0, 0.0, -1.0]])
+    with_zero = weigh("config", np.insert(rows, 1, 0.0, axis=0))
+    assert with_zero[1] == 0
+    np.testing.assert_allclose(with_zero[[0, 2, 3]], weigh("config", rows), rtol=1e-9)
+
+
 @given(jacobians(), st.sampled_from([0.5, 1.0, 2.0, 5.0]))
 @few
 def test_fairgrad_solves_its_equation(jacobian: np.ndarray, alpha: float) -> None:
@@ -105,6 +125,37 @@ def test_fairgrad_solves_its_equation(jacobian: np.ndarray, alpha: float) -> Non
         theirs = aggregation.FairGradWeighting(alpha)(torch.from_numpy(gramian)).numpy()
         if np.abs(gramian @ theirs * theirs ** (1 / alpha) - 1).max() < 1e-3:
             np.testing.assert_allclose(weights, theirs, rtol=2e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_fair_weights_to_forty_digits(alpha: float, spread: float) -> None:
+    """Gradients whose sizes are up to 3 orders apart, two of them at 179 degrees; the oracle is mpmath's root."""
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(4, 6)) * 10 ** rng.uniform(-spread / 2, spread / 2, size=(4, 1))
+    rows[1] = -rows[0] / np.linalg.norm(rows[0]) + 0.02 * rng.normal(size=6) / 6**0.5
+    gramian = rows @ rows.T
+    found = fair(gramian, 1 / alpha)
+    with mpmath.workdps(40):
+        exact = mpmath.matrix(gramian.tolist())
+
+        def residual(*logarithms: Any) -> list[Any]:
+            weights = mpmath.matrix([mpmath.exp(u) for u in logarithms])
+            gains = exact * weights
+            return [mpmath.log(gains[i]) + mpmath.log(weights[i]) / alpha for i in range(4)]
+
+        root = mpmath.findroot(residual, tuple(np.log(found).tolist()))
+    np.testing.assert_allclose(found, [float(mpmath.exp(u)) for u in root], rtol=1e-8)
+    name, options = ("nash_mtl", {"max_norm": 0.0}) if alpha == 1 else ("fairgrad", {"alpha": alpha})
+    scale = np.linalg.norm(gramian) ** 0.5 if alpha == 1 else 1.0
+    np.testing.assert_allclose(weigh(name, rows, **options), scale * found, rtol=1e-8)
+
+
+def test_a_task_without_gradient_gets_the_mean_of_the_fair_weights() -> None:
+    rows = np.random.default_rng(1).normal(size=(3, 7))
+    without, found = weigh("fairgrad", rows, alpha=2.0), weigh("fairgrad", np.insert(rows, 1, 0.0, axis=0), alpha=2.0)
+    np.testing.assert_allclose(found[[0, 2, 3]], without, rtol=1e-9)
+    assert found[1] == pytest.approx(without.mean())
 
 
 @given(jacobians())
@@ -149,7 +200,8 @@ def test_nash_mtl_keeps_its_weights_between_updates() -> None:
 def test_a_rescaled_task_does_not_turn_the_direction(jacobian: np.ndarray, factor: float) -> None:
     rescaled = jacobian.copy()
     rescaled[0] *= factor
-    for name, options in (("imtl_g", {}), ("nash_mtl", {"max_norm": 0.0}), ("fairgrad", {"alpha": 1.0})):
+    same_direction = ("imtl_g", {}), ("nash_mtl", {"max_norm": 0.0}), ("fairgrad", {"alpha": 1.0}), ("config", {})
+    for name, options in same_direction:
         one, other = weigh(name, jacobian, **options) @ jacobian, weigh(name, rescaled, **options) @ rescaled
         one, other = one / np.linalg.norm(one), other / np.linalg.norm(other)
         # the weights of imtl_g sum to 1, so that their common sign may change
@@ -183,19 +235,67 @@ def test_weights_do_not_depend_on_the_scale_of_all_losses(jacobian: np.ndarray, 
         )
 
 
+@given(jacobians(), st.sampled_from([0.5, 2.0]), st.sampled_from([1e-6, 1e6]))
+@few
+def test_fairgrads_update_is_a_power_of_the_gradients(jacobian: np.ndarray, alpha: float, factor: float) -> None:
+    one, other = (weigh("fairgrad", rows, alpha=alpha) @ rows for rows in (jacobian, factor * jacobian))
+    power = factor ** ((1 - alpha) / (1 + alpha))
+    np.testing.assert_allclose(other, power * one, rtol=1e-6, atol=1e-8 * np.abs(power * one).max())
+
+
 @given(jacobians())
 @many
-def test_upgrad_is_linear_under_scaling(jacobian: np.ndarray) -> None:
-    """`A(diag(c) J)` is linear in `c > 0` (Quinton & Rey 2024)."""
+def test_updates_are_linear_under_scaling(jacobian: np.ndarray) -> None:
+    """`A(diag(c) J)` is linear in `c > 0` (Quinton & Rey 2024, of UPGrad); of the others because each task's gradient
+    is turned by what depends on the directions of the others only."""
     rng = np.random.default_rng(0)
     first, second = rng.uniform(0.5, 2, (2, len(jacobian), 1))
+    orders = np.array([rng.permutation(len(jacobian)) for _ in jacobian])
+    targets = rng.uniform(-0.2, 0.4, (len(jacobian), len(jacobian)))
+    methods = {
+        "upgrad": lambda rows: weigh("upgrad", rows),
+        "pcgrad": lambda rows: project(rows @ rows.T, orders),
+        "gradvac": lambda rows: vaccinated(rows @ rows.T, orders, targets.copy(), 0.5),
+    }
+    for name, weights in methods.items():
+        both, one, other = (weights(c * jacobian) @ (c * jacobian) for c in (first + second, first, second))
+        size = np.abs(jacobian).max()
+        np.testing.assert_allclose(both, one + other, rtol=1e-4, atol=1e-5 * size, err_msg=name)
 
-    def update(scales: np.ndarray) -> np.ndarray:
-        return weigh("upgrad", scales * jacobian) @ (scales * jacobian)
 
-    np.testing.assert_allclose(
-        update(first + second), update(first) + update(second), rtol=1e-4, atol=1e-5 * np.abs(jacobian).max()
-    )
+def test_gradvac_turns_a_gradient_to_the_target() -> None:
+    """Two tasks at right angles, whose targets are a cosine of 0.6 and of -0.2: the first alone is turned."""
+    gramian, targets = np.diag([4.0, 9.0]), np.array([[0.0, 0.6], [-0.2, 0.0]])
+    weights = vaccinated(gramian, np.array([[1, 0], [0, 1]]), targets, 0.25)
+    turned = np.array([1.0, weights[1] - 1])
+    assert turned @ gramian[:, 1] / np.sqrt(9 * (turned @ gramian @ turned)) == pytest.approx(0.6)
+    assert weights[0] == 1
+    np.testing.assert_allclose(targets, [[0, 0.45], [-0.15, 0]], atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "options"), [("gradvac", {}), ("nash_mtl", {"update_every": 2})])
+def test_state_moves_with_the_last_micro_batch_only(name: str, options: dict[str, int]) -> None:
+    balancer = METHODS.load(name)(NAMES[:3], **options)
+    gramian = torch.tensor([[2.0, -1.0, 0.5], [-1.0, 1.0, 0.1], [0.5, 0.1, 3.0]])
+    balancer.weigh(gramian, NAMES[:3], torch.ones(3), False)
+    assert not balancer.memory.get_extra_state()["values"]
+    balancer.weigh(gramian, NAMES[:3], torch.ones(3), True)
+    assert balancer.memory.get_extra_state()["values"]
+
+
+EVERY = (*HOMOGENEOUS, "gradvac", "nash_mtl", "fairgrad")
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e15, 1e-15, 1e-30])
+def test_huge_and_tiny_gradients(factor: float) -> None:
+    """Inner products in float32, as in training: they overflow at 1e30, are 0 at 1e-30, and in between all is alike."""
+    rows = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 9))).float()
+    for name in EVERY:
+        balancer = METHODS.load(name)(NAMES[:4], 5)
+        plain, scaled = (balancer.weigh(r @ r.T, NAMES[:4], torch.ones(4), False) @ rows for r in (rows, factor * rows))
+        assert scaled.isfinite().all(), name
+        if 1e-20 < factor < 1e20:
+            torch.testing.assert_close(scaled / scaled.norm(), plain / plain.norm(), rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.5])

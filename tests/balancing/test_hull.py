@@ -102,17 +102,16 @@ def test_conicgrad_is_the_best_direction_of_its_cone(jacobian: np.ndarray, c: fl
     assert np.linalg.norm(direction) == pytest.approx(np.linalg.norm(mean))
     assert mean @ direction >= (c - 1e-6) * (mean @ mean)
     found = (jacobian @ direction).min()
-    # the problem itself, over d = a J with the value as one more unknown
-    radius = np.sqrt(mean @ mean)
-    norm = lambda a: np.sqrt(max(a[:n] @ gramian @ a[:n], 1e-12))  # noqa: E731
-    constraints = [
-        {"type": "ineq", "fun": lambda a: gramian @ a[:n] - a[n]},
-        {"type": "ineq", "fun": lambda a: radius**2 - a[:n] @ gramian @ a[:n]},
-        {"type": "ineq", "fun": lambda a: mean @ jacobian.T @ a[:n] - c * radius * norm(a)},
-    ]
-    start = np.append(np.full(n, 1 / n), 0.0)
-    best = minimize(lambda a: -a[n], start, constraints=constraints, method="SLSQP", options={"maxiter": 300})
-    assert found >= best.x[n] - 1e-4 * gramian.max()
+
+    # no unit vector d in the cone has a worst gain above |g_w + m g_0| - m c |g_0|, whatever w and m >= 0
+    def bound(a: np.ndarray) -> float:
+        return float(np.linalg.norm(a[:n] @ jacobian + a[n] * mean) - a[n] * c * np.linalg.norm(mean))
+
+    on_simplex = {"type": "eq", "fun": lambda a: a[:n].sum() - 1}
+    starts = [np.append(np.full(n, 1 / n), m) for m in (0.0, 1.0, 10.0)]
+    solved = [minimize(bound, s, bounds=[(0, None)] * (n + 1), constraints=on_simplex, tol=1e-12) for s in starts]
+    least = min(bound(np.append(np.abs(x.x[:n]) / np.abs(x.x[:n]).sum(), abs(x.x[n]))) for x in solved)
+    assert found / np.linalg.norm(mean) == pytest.approx(least, abs=1e-4 * np.sqrt(gramian.max()))
 
 
 def projected(gramian: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -142,6 +141,17 @@ def test_projections_on_the_dual_cone(jacobian: np.ndarray) -> None:
     np.testing.assert_allclose(dual @ jacobian, wanted, atol=1e-7 * size.max())
     wanted = sum((projected(gramian, row) for row in np.eye(n) / n), np.zeros(n)) @ jacobian
     np.testing.assert_allclose(up @ jacobian, wanted, atol=1e-7 * size.max())
+
+
+@given(jacobians(4), st.sampled_from([0.01, 0.3]))
+@few
+def test_the_regularization_is_a_share_of_each_squared_length(jacobian: np.ndarray, share: float) -> None:
+    gramian, n = jacobian @ jacobian.T, len(jacobian)
+    longer = gramian + share * np.diag(gramian.diagonal())
+    wanted = projected(longer, np.full(n, 1 / n))
+    np.testing.assert_allclose(weigh("dualproj", jacobian, regularization=share), wanted, rtol=1e-6, atol=1e-7)
+    wanted = sum((projected(longer, row) for row in np.eye(n) / n), np.zeros(n))
+    np.testing.assert_allclose(weigh("upgrad", jacobian, regularization=share), wanted, rtol=1e-6, atol=1e-7)
 
 
 @given(jacobians())
@@ -179,3 +189,8 @@ def test_gradients_that_cancel_have_no_direction() -> None:
     assert not weigh("cagrad", rows, c=1.5).any()
     np.testing.assert_allclose(weigh("mgda", rows) @ rows, 0, atol=1e-12)
     np.testing.assert_allclose(weigh("dualproj", rows) @ rows, 0, atol=1e-5)
+
+
+def test_cagrad_with_a_zero_gradient_and_a_mean_that_vanishes() -> None:
+    for rows in ([[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]], [[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]]):
+        assert np.abs(weigh("cagrad", np.array(rows)) @ np.array(rows)).max() < 1e-9

@@ -36,6 +36,17 @@ def test_the_warm_up_minimises_the_sum_of_logarithms() -> None:
     torch.testing.assert_close(gradient(STCH(TASKS), epoch=4)[0], x.grad)
 
 
+def test_the_unit_of_a_loss_does_not_matter() -> None:
+    unit = torch.tensor([1000.0, 1.0, 0.01])
+    shares = []
+    for factor in (torch.ones(3), unit):
+        balancer = STCH(TASKS, mu=0.5, warmup_epochs=0)
+        step(balancer, (factor * NADIR).requires_grad_() * 1.0, epoch=0)
+        losses = factor * torch.tensor([1.0, 0.4, 0.7])
+        shares.append(step(balancer, losses.clone().requires_grad_() * 1.0, epoch=1) * losses)
+    torch.testing.assert_close(shares[0], shares[1])
+
+
 def test_a_task_that_had_no_label_then_takes_its_first_loss() -> None:
     balancer = STCH(TASKS, warmup_epochs=0)
     two = ("semantic", "depth")

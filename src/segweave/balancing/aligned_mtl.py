@@ -17,8 +17,9 @@ class AlignedMTL(GramianBalancer):
     """The mean of the task gradients after their principal components are brought to one length.
 
     With the gradients `J = U S V'`, they are replaced by `s U V'`, orthogonal and of one scale; the weights are
-    `s U S^-1 U' 1 / n`. Its weights depend on the smallest component, so that with nearly parallel gradients the step
-    is short. The weighting is torchjd's.
+    `s U S^-1 U' 1 / n`, where the authors' program takes the sum of the replaced gradients and not their mean. They
+    depend on the smallest component, so that with nearly parallel gradients the step is short. The weighting is
+    torchjd's.
 
     Args:
         tasks, seed: of `Balancer`.

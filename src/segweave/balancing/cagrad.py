@@ -17,9 +17,9 @@ class CAGrad(GramianBalancer):
     """The direction near the mean gradient `g_0` that helps the worst-off task most.
 
     `max_d min_i <g_i, d>` with `|d - g_0| <= c |g_0|`. By its dual, `d = g_0 + c |g_0| g_w / |g_w|` where `w`, on the
-    simplex, minimises `<g_w, g_0> + c |g_0| |g_w|` (algorithm 1), which is solved to optimality. The authors' program
-    divides `d` by `1 + c^2`; this one follows the paper and does not. Where the gradients cancel, `g_w = 0`, the
-    weights are 0.
+    simplex, minimises `<g_w, g_0> + c |g_0| |g_w|` (algorithm 1), which is solved to optimality. The length is the
+    paper's; the authors' program takes `n / (1 + c^2)` times `d`, for n tasks, which Adam does not see and SGD does.
+    Where the gradients cancel, `g_w = 0`, the weights are 0.
 
     Args:
         tasks, seed: of `Balancer`.

@@ -16,10 +16,11 @@ from segweave.errors import ConfigError
 class ConicGrad(GramianBalancer):
     """The direction in a cone around the mean gradient `g_0` that helps the worst-off task most.
 
-    `max_d min_i <g_i, d>` with `<g_0, d> >= c |g_0| |d|`, at length `|d| = |g_0|`. The paper takes
-    a closed form of the dual; here the problem itself is solved to optimality in each step, without state: `d` is the
-    shortest vector of the hull of `g_i + m g_0` for the least `m >= 0` that brings it into the cone, and MGDA's
-    direction where that is inside already. Where the gradients cancel, the weights are 0.
+    `max_d min_i <g_i, d>` with `<g_0, d> >= c |g_0| |d|`, at length `|d| = |g_0|`. The problem is the paper's, the way
+    to its solution is not: the paper has a closed form of `d` for given weights, and no program of its authors was
+    found. Here the problem is solved to optimality in each step, without state: `d` is the shortest vector of the hull
+    of `g_i + m g_0` for the least `m >= 0` that brings it into the cone, and MGDA's direction where that is inside
+    already. Where the gradients cancel, the weights are 0.
 
     Args:
         tasks, seed: of `Balancer`.

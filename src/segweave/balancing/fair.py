@@ -6,15 +6,18 @@ import numpy as np
 
 from segweave.balancing.gramians import NOISE, Matrix, Vector, cosines, lengths
 
+_LEAST = 1e-30
+"""Of a weight, in units of that for orthogonal gradients: a task that gains far more than the others needs none."""
+
 
 def fair(gramian: Matrix, power: float) -> Vector:
-    """Solves `G a = a ^ -power` for `a > 0` by damped Newton steps on the convex potential of this equation.
+    """Solves `G a = a ^ -power` for `a > 0` by Newton steps on the convex potential of this equation.
 
     The potential is `a'Ga / 2 - sum_i phi(a_i)` with `phi' = a ^ -power`; for `power` 1, `phi` is the logarithm (Nash).
-    In units of the solution for orthogonal gradients, `a_i = |g_i| ^ (-2 / (1 + power))`, its quadratic part is that
-    of the cosines, so that the steps do not depend on the sizes of the gradients. Opposite gradients, which have no
-    solution, get large finite weights by a least eigenvalue of the cosines; a task whose gradient is 0 gets the mean
-    weight of the others.
+    The unknowns are the weights in units of those for orthogonal gradients, `|g_i| ^ (-2 / (1 + power))`, so that the
+    sizes of the gradients do not matter, and a step divides one of them by 10 at most: the equation is concave in each,
+    and steps that come from below need no damping. Opposite gradients, which have no solution, get large finite
+    weights by a least eigenvalue of the cosines; a task whose gradient is 0 gets the mean weight of the others.
     """
     norms = lengths(gramian)
     alive = norms > 0
@@ -29,29 +32,15 @@ def fair(gramian: Matrix, power: float) -> Vector:
     quadratic[np.diag_indices(len(norms))] += missing
     alone = norms ** (-2 / (1 + power))
     root = norms * alone
-    z = root.copy()
+    quadratic *= np.outer(root, root)
+    x = np.ones(len(norms))
     for _ in range(200):
-        a = z / root
-        gradient = quadratic @ z - root * a**-power
-        hessian = quadratic + np.diag(power * a ** (-power - 1))
-        step = np.linalg.solve(hessian, -gradient)
-        decrement = -gradient @ step
-        if decrement <= 1e-22 * (z @ z):
+        pull = root**2 * x**-power
+        hessian = quadratic + np.diag(power * pull / x)
+        scale = hessian.diagonal() ** -0.5
+        step = scale * np.linalg.solve(scale[:, None] * hessian * scale, scale * (pull - quadratic @ x))
+        before, x = x, np.maximum(x + step, np.maximum(0.1 * x, _LEAST))
+        # the error left is about the square of a last step
+        if (np.abs(x / before - 1) <= 1e-6).all():
             break
-        size, limit = 1.0, (step / z).min()
-        if limit < -0.99:
-            size = -0.99 / limit
-        start = _potential(quadratic, z, root, power)
-        while size > 1e-10 and decrement > 1e-9 * (z @ z):
-            if _potential(quadratic, z + size * step, root, power) <= start - 0.25 * size * decrement:
-                break
-            size /= 2
-        z = z + size * step
-    return z / root * alone
-
-
-def _potential(quadratic: Matrix, z: Vector, root: Vector, power: float) -> float:
-    a = z / root
-    if power == 1:
-        return float(z @ quadratic @ z / 2 - (root**2 * np.log(a)).sum())
-    return float(z @ quadratic @ z / 2 - (root**2 * a ** (1 - power)).sum() / (1 - power))
+    return x * alone

@@ -15,9 +15,10 @@ class FairGrad(GramianBalancer):
     """Weights by alpha-fair allocation of the improvement: `G w = w ^ (-1 / alpha)`.
 
     Larger `alpha` cares more for the task that gains least: 1 is Nash bargaining (proportional fairness), and towards
-    infinity it is MGDA's direction. The equation is solved by damped Newton steps, to 1e-10, where the authors and
-    torchjd use a general least-squares solver. The size of the update does not follow that of the gradients (it is
-    their power `(alpha - 1) / (alpha + 1)`): choose the learning rate anew.
+    infinity it is MGDA's direction. The equation is solved by Newton steps, to 1e-10 for `alpha` up to 5, where
+    the authors and torchjd use a general least-squares solver. The size of the update does not follow that of the
+    gradients (it is their power `(1 - alpha) / (1 + alpha)`): choose the learning rate anew. The authors' program
+    multiplies it by the number of tasks and clips it to length 1.
 
     Args:
         tasks, seed: of `Balancer`.

@@ -18,16 +18,19 @@ _BETAS = (0.9, 0.999)
 class FAMO(LossBalancer):
     """Lets the logarithms of all losses fall alike, reading nothing but losses: weights `c z_i / L_i`, `sum 1`.
 
-    `z = softmax(w)` and `c = 1 / sum_i (z_i / L_i)`. After a step the losses of the SAME batch are measured once more,
-    by a forward pass without gradients, and w moves by one step of Adam along the gradient of
-    `sum_i z_i (log L_i before - log L_i after)`, with decay. The second pass draws the same dropout, normalises with
-    the batch's own statistics as the first one did, and leaves the running ones alone. A task that is absent keeps its
-    w and its moments; the softmax is over those that are there.
+    `z = softmax(w)` and `c = 1 / sum_i (z_i / L_i)`. The least possible loss is taken to be 0, the default of the
+    authors' code; one that can be negative has to be shifted.
+
+    After a step the losses of the SAME batch are measured once more, by a forward pass without gradients, and w moves
+    by one step of Adam along the gradient of `sum_i z_i (log L_i before - log L_i after)`, with decay. The second pass
+    draws the same dropout, normalises with the batch's own statistics as the first one did, and leaves the running ones
+    alone. A task that is absent keeps its w and its moments; the softmax is over those that are there.
 
     Args:
         tasks, seed, monitor: of `LossBalancer`.
         lr: of w; 0.025 in the paper.
-        weight_decay: gamma, the decay of w; 1e-3 in the paper, 1e-5 in its authors' code.
+        weight_decay: gamma, the decay of w, added to its gradient (not AdamW's). LibMTL and the authors' script for
+            QM9 have 1e-3, their script for CelebA 1e-2; the defaults in their files are 1e-2 and 1e-5.
         exact: take the second forward pass. Without it, the losses of the next batch stand for the second
             measurement: NOT the published algorithm, and results say so.
 

@@ -18,8 +18,9 @@ class GO4Align(LossBalancer):
     """Tasks in groups by how they learn; all tasks of a group get the group's mean weight.
 
     The indicator of a task is `p_i sum_j L_j / L_i`: its scale times a share p that follows
-    `p_i <- p_i exp(-step L_i)`, normalised. Groups are the exact one-dimensional k-means of the indicators, by dynamic
-    programming, where the authors' code starts k-means at random. A task without a label keeps its p.
+    `p_i <- p_i exp(-step L_i)`, normalised, from 1 / n. This is the program of the authors, but for the groups: here
+    they are the exact one-dimensional k-means of the indicators, by dynamic programming, and theirs are what k-means
+    finds from random starts. A task without a label keeps its p.
 
     Args:
         tasks, seed, monitor: of `LossBalancer`.

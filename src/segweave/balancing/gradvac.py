@@ -23,6 +23,9 @@ class GradVac(GramianBalancer):
     `t <- (1 - beta) t + beta phi` (algorithm 1), the `j` in random order for each `i`; the results are added. With all
     targets 0, as at the start, it is PCGrad. A target near 1 makes large weights when the gradients part.
 
+    The targets are those of all shared parameters together (the paper's whole model), and move each time. LibMTL moves
+    one only where the cosine is below it, so that no target ever rises.
+
     Args:
         tasks, seed: of `Balancer`.
         beta: of the running mean, from 0 to 1.

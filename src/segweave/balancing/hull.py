@@ -63,7 +63,7 @@ def averse(rows: Matrix, radius: float) -> Vector | None:
     if slope <= STATIONARY**2 * size:
         weights = np.zeros(len(rows))
         weights[np.argmin(rows @ mean)] = 1.0
-        return weights
+        return weights if (weights @ rows).any() else None
 
     def excess(shift: float) -> float:
         return length(moved(rows, shift) @ rows) - shift * slope

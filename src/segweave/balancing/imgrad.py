@@ -17,8 +17,10 @@ class IMGrad(GramianBalancer):
     """CAGrad that turns from the mean gradient `g_0` the more, the further `g_0` is from the shortest vector `g_m`.
 
     With `k = cos(g_0, g_m)`, which is small where one task dominates, `w` on the simplex minimises
-    `(3/2 - k) <g_w, g_0> + k c |g_0| |g_w|`, and `d = (g_0 + c |g_0| g_w / |g_w|) / (1 + c^2)`, as in the program of
-    the authors. Where the gradients cancel, the weights are 0. It solves two small problems where CAGrad solves one.
+    `(3/2 - k) <g_w, g_0> + k c |g_0| |g_w|`, and `d = (g_0 + c |g_0| g_w / |g_w|) / (1 + c^2)`. This is the authors'
+    program for NYUv2, which then multiplies by the number of tasks; in theirs for Cityscapes the factor 3/2 - k reaches
+    only a part of its term. Where the gradients cancel, the weights are 0. It solves two small problems where CAGrad
+    solves one.
 
     Args:
         tasks, seed: of `Balancer`.

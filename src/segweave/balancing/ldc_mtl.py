@@ -17,15 +17,19 @@ _SMALL = 1e-8
 class LDCMTL(LossBalancer):
     """Learned weights that keep the weighted losses alike: `sum_i s_i l_i + lambda sum_i |s_i l_i - s_(i+1) l_(i+1)|`.
 
-    `s = softmax(w)` and `l_i = L_i / tau_i`, where tau is the first loss of a task over the smallest first loss. This
-    is the single-loop algorithm of the paper: w and the network descend on it together. The paper's w is put out by a
-    small router network; here it is one number per task. Neighbours are those in the order of their names, so that
-    results do not depend on the order of the tasks. A task without a label keeps its w, and its gradient None; the
-    softmax is over those that are there.
+    `s = softmax(w)` and `l_i = L_i / tau_i`, where tau is the first loss of a task over the smallest first loss. w and
+    the network descend on it together, in one loop. This is the authors' program for NYUv2, except that w is one number
+    per task, from 0. There it comes out of a linear layer on the pooled features, and s is clamped to [0.2, 0.8]; their
+    programs for CelebA and QM9 learn one number per task as well, with a sigmoid in the place of the softmax, and
+    compare the losses as they are and their logarithms.
+
+    Neighbours are those in the order of their names, so that results do not depend on the order of the tasks. A task
+    without a label keeps its w, and its gradient None; the softmax is over those that are there.
 
     Args:
         tasks, seed, monitor: of `LossBalancer`; a number is learned for each of these tasks.
-        discrepancy: lambda, 0 or more; 0.05 in the authors' code for NYUv2.
+        discrepancy: lambda, 0 or more; in the authors' programs 0.05 for NYUv2 and QM9, 0.1 for Cityscapes, 0.01 for
+            CelebA.
 
     Raises:
         ConfigError: a lambda below 0.

@@ -12,7 +12,8 @@ class MGDA(GramianBalancer):
 
     `min |sum_i w_i g_i|^2` over `w >= 0`, `sum w = 1` (equation 3), solved exactly by an active set where the paper
     takes Frank-Wolfe steps. A task with a small gradient dominates, and a zero gradient stops every task: not for
-    losses of very different size. The weights sum to 1, so that the step is shorter than that of a plain sum.
+    losses of very different size; the gradients are not normalised, which the paper's program offers. The weights sum
+    to 1, so that the step is shorter than that of a plain sum.
     """
 
     paper = "Sener & Koltun 2018, Multi-Task Learning as Multi-Objective Optimization, arXiv 1810.04650"

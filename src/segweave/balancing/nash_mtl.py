@@ -15,11 +15,12 @@ from segweave.errors import ConfigError
 
 
 class NashMTL(GramianBalancer):
-    """The Nash bargaining solution: weights with `G w = 1 / w` (claim 3.1), by damped Newton steps, to 1e-10.
+    """The Nash bargaining solution: weights with `G w = 1 / w` (claim 3.1), by Newton steps, to 1e-10.
 
     As in the authors' program the Gramian is divided by its Frobenius norm, and the weights are scaled down where the
     weighted sum is longer than `max_norm`. Rescaling the loss of a task does not change the direction. Nearly opposite
-    gradients have no bargain and get large weights: keep `max_norm`.
+    gradients have no bargain and get large weights: keep `max_norm`. That program solves the equation roughly, by a
+    sequence of convex problems, and multiplies the losses by the weights, so that private parameters get them too.
 
     Args:
         tasks, seed: of `Balancer`.

@@ -19,8 +19,8 @@ class STCH(LossBalancer):
 
     For `warmup_epochs` epochs and the next one the sum of the logarithms of the losses is minimised; in that last one
     their means are taken for z, and from then on the smooth maximum rules. A run that is shorter never leaves the
-    warm-up. The smaller mu, the more the worst task alone counts. A task that had no label in that epoch takes its
-    first loss after it for z.
+    warm-up. This is the authors' program, with its defaults; a loss of 0 counts as 1e-8 (there: 1e-20). The smaller mu,
+    the more the worst task alone counts. A task that had no label in that epoch takes its first loss after it for z.
 
     Args:
         tasks, seed, monitor: of `LossBalancer`.

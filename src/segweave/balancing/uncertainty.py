@@ -14,9 +14,11 @@ from segweave.balancing.balancer import LossBalancer
 class Uncertainty(LossBalancer):
     """`sum_i (exp(-s_i) L_i + s_i) / 2` with a learned log-variance `s_i = ln sigma_i^2` per task, which starts at 0.
 
-    This is equation 7 of the paper for any number of losses, with the same factor 1/2 for all kinds of task. The sum
-    is linear in the losses, and `s_i / 2` enters with the last micro-batch only, so that accumulation over
-    micro-batches is exact. A task without a label in the effective batch keeps its `s_i`, and its gradient None.
+    This is equation 7 of the paper for any number of losses, with the same factor 1/2 for all kinds of task. The paper
+    has no such factor for a classification (equation 10), which is the same with that loss doubled: its weight starts
+    at 1 instead of 1/2, and is `1 / (2 L_i)` at rest either way. The sum is linear in the losses, and `s_i / 2` enters
+    with the last micro-batch only, so that accumulation over micro-batches is exact. A task without a label in the
+    effective batch keeps its `s_i`, and its gradient None.
 
     Args:
         tasks: every task of the network; state is kept by these names.
