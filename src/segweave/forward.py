@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -41,17 +41,22 @@ class Forward:
         step: int,
         position: int,
         counts: Mapping[str, Mapping[str, float]],
+        here: Set[str],
         totals: dict[str, Tensor],
         share: float,
     ) -> tuple[Features, list[Float[Tensor, ""]], Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Features, losses in the order of `counts`, the regulariser and its parts; adds to the logged `totals`."""
+        """Features, losses in the order of `counts`, the regulariser and its parts; adds to the logged `totals`.
+
+        A loss needs a gradient where its task is `here`, with something labelled in this micro-batch.
+        """
         with self._as_in_training(batch, step, position):
             features, levels = self.model.features(batch.images)
             height, width = batch.images.shape[-2:]
             outputs = self.model.outputs(features, height, width, self.penalties.rows(batch))
             losses = _losses(self.model, batch, self.penalties.labelled(batch, outputs), counts, totals)
             regulariser, parts = self.penalties(batch, features, levels, outputs, share)
-        return features, list(losses.values()), regulariser, parts
+        each = [loss if name in here else loss.detach() for name, loss in losses.items()]
+        return features, each, regulariser, parts
 
     @torch.no_grad()
     def losses(

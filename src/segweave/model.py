@@ -74,7 +74,8 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
             # a constant border would have no variance for a layer norm to divide by, and gradients without bound
             normalised = nn.functional.pad(normalised, (0, wide - width, 0, tall - height), mode="replicate")
         levels = self.encoder(normalised)
-        return self.interaction(levels), levels
+        # views end the paths from one level to the next, along which a task's gradient at the levels would run too
+        return self.interaction([level.view_as(level) for level in levels]), levels
 
     def outputs(
         self, features: Features, height: int, width: int, rows: Mapping[str, Tensor] | None = None

@@ -134,7 +134,7 @@ def fit(
         for norm in frozen:
             norm.eval()
         optimizer.zero_grad(set_to_none=True)
-        counts = _counts(model, effective.micro)
+        counts, here = _counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
         images = sum(len(batch) for batch in micro)
         # a label whose pixels are all ignored has a loss of exactly 0, which no method weighs
@@ -149,7 +149,7 @@ def fit(
         balances = []
         for position, batch in enumerate(micro):
             features, losses, regulariser, parts = forward(
-                batch, effective.step, position, counts, totals, len(batch) / images
+                batch, effective.step, position, counts, here[position], totals, len(batch) / images
             )
             for name, value in parts.items():
                 totals[f"regularizer:{name}"] = totals.get(f"regularizer:{name}", 0.0) + value
@@ -247,19 +247,26 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
 
 
-def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> dict[str, dict[str, float]]:
+def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> tuple[dict[str, dict[str, float]], list[set[str]]]:
     """Count of every loss term over the effective batch, for the tasks that have something labelled in it.
 
     The batches are still where the loader made them, so that reading the counts does not wait for a GPU.
+
+    Returns:
+        The counts, and the tasks that have something labelled in each micro-batch.
     """
     counts: dict[str, dict[str, float]] = {}
+    here: list[set[str]] = [set() for _ in micro]
     for name, task in model.tasks.items():
-        for batch in micro:
+        for batch, labelled in zip(micro, here, strict=True):
             if name in batch.targets:
                 terms = counts.setdefault(name, {})
                 for term, count in task.counts(batch.targets[name].value).items():
-                    terms[term] = terms.get(term, 0.0) + float(count.sum())
-    return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}
+                    number = float(count.sum())
+                    terms[term] = terms.get(term, 0.0) + number
+                    if number > 0:
+                        labelled.add(name)
+    return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}, here
 
 
 def _read(values: Mapping[str, Tensor], compared: Balance | None) -> tuple[dict[str, float], list[list[float]]]:

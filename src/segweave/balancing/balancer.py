@@ -14,7 +14,16 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from segweave.balancing.gradients import accumulate, backward, flat, inner_products, mix, parted, trainable
+from segweave.balancing.gradients import (
+    accumulate,
+    backward,
+    flat,
+    identity,
+    inner_products,
+    mix,
+    parted,
+    trainable,
+)
 from segweave.balancing.method import Balancer as Balancer
 from segweave.balancing.method import Comparing
 from segweave.balancing.method import LossBalancer as LossBalancer
@@ -171,12 +180,11 @@ class JacobianBalancer(Comparing):
         mixed = whole.new_zeros(rows.shape[1])
         if places:
             mixed = self.aggregate(rows, names, whole[places], objective.last).detach() * objective.scale
-        parts = parted(mixed, targets)
         if space == "features":
             _send_behind(objective, ones, behind)
-            _through(targets, parts, places, objective)
+            _through(targets, parted(mixed, targets), places, objective)
         else:
-            accumulate(targets, parts)
+            accumulate(targets, parted(mixed / _processes(objective), targets))
         gramian = rows @ rows.T
         gramian = objective.reduce(gramian) if space == "features" else gramian
         return dict(zip(names, ones, strict=True)), _spread(gramian, places, len(whole))
@@ -237,7 +245,8 @@ class RowBalancer(Comparing):
                 self.send(objective, weights, places)
                 # that pass reached the last layer too, with the weights on the present rows
                 rows = rows - now
-            accumulate(targets, parted(weights @ rows.detach() * objective.scale, targets))
+            mixed = weights @ rows.detach() * objective.scale
+            accumulate(targets, parted(mixed / _processes(objective), targets))
         backward([], [], objective.regulariser, objective.scale)
         return dict(zip(names, weights, strict=True)), _spread(now @ now.T, places, len(whole))
 
@@ -245,6 +254,11 @@ class RowBalancer(Comparing):
 def _through(features: Sequence[Tensor], gradients: Sequence[Tensor], places: Sequence[int], of: Objective) -> None:
     """One backward pass from the features, and of the regulariser; of that alone where no task has a gradient."""
     backward(features if places else [], gradients if places else [], of.regulariser, of.scale)
+
+
+def _processes(objective: Objective) -> Tensor | float:
+    """How many there are: each adds its part of a gradient that all of them know."""
+    return 1.0 if objective.reduce is identity else objective.reduce(objective.losses.new_ones(()))
 
 
 def _send_behind(objective: Objective, weights: Tensor, behind: Sequence[Sequence[Tensor | None]]) -> None:

@@ -34,7 +34,10 @@ class DBMTL(RowBalancer):
     """
 
     paper = "Lin et al. 2023, Dual-Balancing for Multi-Task Learning, arXiv 2308.12029"
-    cost = "a backward pass per task, and a copy of the shared parameters per task"
+    cost = (
+        "a backward pass per task, and a copy of the shared parameters per task; at the last layer, with several "
+        "micro-batches, a forward pass more"
+    )
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class DBMTL(RowBalancer):
         if decay < 0:
             raise ConfigError(f"balancing.decay: found {decay}; expected a number of at least 0")
         self.beta, self.decay = beta, decay
+        # the rows of a micro-batch there are divided by the losses of all of them
+        self.ahead = self.space == "last"
 
     def track(
         self,

@@ -97,8 +97,16 @@ def blocks(parameters: Sequence[Tensor], most: int | None) -> list[list[Tensor]]
 
 
 def mix(weights: Float[Tensor, " n"], jacobian: Sequence[Tensor]) -> list[Tensor]:
-    """The weighted sum of the rows of [n, *target], per target."""
-    return [torch.tensordot(weights.to(block.dtype), block, dims=1) for block in jacobian]
+    """The weighted sum of the rows of [n, *target], per target.
+
+    In float32 at least: weights that are rounded to bf16 turn the sum of nearly opposite rows, and large ones are
+    infinite in fp16.
+    """
+    mixed = []
+    for block in jacobian:
+        wide = torch.promote_types(weights.dtype, block.dtype)
+        mixed.append(torch.tensordot(weights.to(wide), block.to(wide), dims=1).to(block.dtype))
+    return mixed
 
 
 def backward(

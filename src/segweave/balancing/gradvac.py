@@ -41,6 +41,8 @@ class GradVac(GramianBalancer):
             raise ConfigError(f"balancing.beta: found {beta}; expected a number from 0 to 1")
         self.beta = beta
         self._places = {task: place for place, task in enumerate(sorted(tasks))}
+        # the targets of another set of tasks are others
+        self._name = f"targets/{'|'.join(self._places)}"
 
     def weigh(self, gramian: Gramian, tasks: tuple[str, ...], losses: PerTask, last: bool) -> PerTask:  # noqa: ARG002
         orders = torch.rand(len(tasks), len(tasks), generator=self.memory.generator(self.seed)).argsort(1).numpy()
@@ -48,7 +50,7 @@ class GradVac(GramianBalancer):
         # one tensor for all pairs, in the order of the names: a tensor per pair would cost more than the method
         places = sorted(self._places[task] for task in tasks)
         pairs = np.ix_(places, places)
-        everyone = self.memory.get("targets", torch.zeros((len(self._places),) * 2, dtype=torch.float64)).clone()
+        everyone = self.memory.get(self._name, torch.zeros((len(self._places),) * 2, dtype=torch.float64)).clone()
 
         def vaccinate(array: Matrix) -> Vector:
             targets = everyone.numpy()[pairs]
@@ -59,7 +61,7 @@ class GradVac(GramianBalancer):
 
         weights = solved(gramian, vaccinate)
         if last:
-            self.memory.put("targets", everyone)
+            self.memory.put(self._name, everyone)
         return weights
 
 

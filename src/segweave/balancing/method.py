@@ -42,7 +42,7 @@ class Balancer(nn.Module, ABC):
     family: ClassVar[str]
     cost: ClassVar[str]
     paper: ClassVar[str]
-    ahead: ClassVar[bool] = False
+    ahead: bool = False
 
     def __init__(self, tasks: Sequence[str] = (), seed: int = 0) -> None:
         super().__init__()

@@ -57,7 +57,8 @@ class Shared(Interaction):
             parameter.requires_grad_(False)  # nobody reads the map that it helps to make
 
     def forward(self, levels: Sequence[Tensor]) -> Features:
-        pyramid = self.decoder.pyramid(levels) if self.decoder is not None else []
+        # as views, or a task's gradient at one level would run through the others
+        pyramid = [level.view_as(level) for level in self.decoder.pyramid(levels)] if self.decoder is not None else []
         fused = [self.decoder.fuse(pyramid)] if self.decoder is not None and self._of_map else []
         per_task: dict[str, list[Tensor]] = {}
         for task, place in self.reads.items():
@@ -69,6 +70,14 @@ class Shared(Interaction):
             else:
                 per_task[task] = pyramid if place == "pyramid" else fused
         return Features(per_task, self._common(levels, pyramid, fused))
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """As one graph; not at all where some tasks read a pyramid and others the map that is made of it.
+
+        Their gradients at the pyramid would stay inside that graph.
+        """
+        if not 0 < len(self._of_map) < len(self._readers):
+            super().compile(*args, **options)
 
     def _common(self, levels: Sequence[Tensor], pyramid: list[Tensor], fused: list[Tensor]) -> list[Tensor]:
         """The tensors where every task's own part begins, if all tasks read the same ones."""

@@ -1,0 +1,359 @@
+"""What balancing costs: a training step by each method, beside a plain sum of the losses, LibMTL and TorchJD.
+
+    python benchmarks/balancing.py                    # about 25 minutes on 2 cores
+    python benchmarks/balancing.py --rounds 3 --cells "3 ASPP heads"
+
+The floor is the step that one writes by hand: forward, `sum(losses).backward()`, `optimizer.step()`. All others train
+the same network on the same batch. In each round every one takes one step, in an order drawn anew, and the floor three;
+a ratio is that of a step to the median floor of its round, and what is shown is the median over the rounds. LibMTL is
+installed into an environment of its own under `--environments`, and left out with a message where that fails; its
+ratios are to a floor in that environment. Peak memory is that of a process of its own for each. Ours is
+`balancer.backward` in the hand-written loop: what balancing costs, without the log of `segweave.fit`.
+
+On a GPU the steps are timed with its events, a larger network is added, and copies from the device are counted.
+It writes the tables to `--out` and the chart to `--chart`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from balancing_arms import Cell
+
+HERE = Path(__file__).parent
+CELLS = {
+    "3 ASPP heads": Cell("resnet18", "aspp", 3, 4, 144, 192),
+    **{f"{n} light heads": Cell("resnet18", "light", n, 4, 144, 192) for n in (2, 4, 8, 16)},
+    "ResNet-50": Cell("resnet50", "aspp", 3, 8, 288, 384),
+}
+BY_LOSS = ("equal", "fixed", "uncertainty", "uncertainty_softmax", "dwa", "random", "geometric_mean", "imtl_l", "stch")
+BY_LOSS += ("go4align", "ldc_mtl", "famo", "famo (next-step loss)")
+AT_FEATURES = ("gradnorm", "mgda", "pcgrad", "gradvac", "graddrop", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl")
+AT_FEATURES += ("fairgrad", "upgrad", "dualproj", "config", "conicgrad", "imgrad")
+AT_PARAMETERS = ("mgda", "pcgrad", "cagrad", "upgrad", "imtl_g", "moco", "modo", "sdmgrad", "db_mtl", "excess_mtl")
+FEW = ("mgda", "pcgrad", "upgrad", "cagrad", "imtl_g")
+PEERS = {"mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad", "upgrad": "UPGrad", "imtl_g": "IMTLG"}
+TORCH = ("torch", "torchvision", "timm")
+LIBMTL = ("EW", "UW", "DWA", "GLS", "RLW", "GradNorm", "MGDA", "PCGrad", "GradVac", "CAGrad", "IMTL")
+LIBMTL += ("MGDA at the features", "IMTL at the features", "GradNorm at the features", "GradDrop at the features")
+
+
+def arms_of(cell: str) -> list[str]:
+    """The steps that are timed in a cell."""
+    whole = cell == "3 ASPP heads"
+    losses, features = (BY_LOSS, AT_FEATURES) if whole or cell == "16 light heads" else (BY_LOSS[:3], FEW)
+    parameters, peers = (AT_PARAMETERS, FEW) if whole else (FEW[:3], FEW[:3])
+    libmtl = LIBMTL if whole else ("EW", "MGDA", "PCGrad", "MGDA at the features")
+    return [
+        *(f"segweave/{method}/losses" for method in losses),
+        *(f"segweave/{method}/features" for method in features),
+        *(f"segweave/{method}/parameters" for method in parameters),
+        *(f"segweave/{method}/last" for method in (("upgrad", "moco") if whole else ())),
+        *(f"torchjd/{PEERS[method]}" for method in peers),
+        *(f"libmtl/{method}" for method in libmtl),
+    ]
+
+
+class Worker:
+    """`balancing_arms.py` in an environment."""
+
+    def __init__(self, python: str | Path) -> None:
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        self.process = subprocess.Popen(
+            [str(python), str(HERE / "balancing_arms.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __call__(self, do: str, **request: object) -> dict:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the worker ended on {do} {request}")
+        return json.loads(answer)
+
+    def must(self, do: str, **request: object) -> dict:
+        """Raises SystemExit where the worker could not."""
+        answer = self(do, **request)
+        if "error" in answer:
+            raise SystemExit(f"{do} {request}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+@contextmanager
+def working(python: str | Path | None) -> Iterator[Worker | None]:
+    worker = Worker(python) if python else None
+    try:
+        yield worker
+    finally:
+        if worker:
+            worker.close()
+
+
+def libmtl(environments: Path) -> Path | None:
+    """The interpreter of an environment with LibMTL from PyPI and the torch of this one; None where there is none."""
+    folder = environments / "libmtl"
+    python = folder / "bin" / "python"
+    packages = ["LibMTL", "scipy", *(f"{name}=={version(name).split('+')[0]}" for name in TORCH)]
+    uv = shutil.which("uv")
+    make = [uv, "venv", "--quiet"] if uv else [sys.executable, "-m", "venv"]
+    install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
+    try:
+        if not python.exists():
+            subprocess.run([*make, str(folder)], check=True)
+        subprocess.run([*install, "--quiet", *packages], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"LibMTL is left out: {error}", flush=True)
+        return None
+    return python
+
+
+def libmtl_version(python: Path | None) -> str:
+    words = "from importlib.metadata import version; print(version('LibMTL'))"
+    return subprocess.check_output([str(python), "-c", words], text=True).strip() if python else "left out"
+
+
+def timed(
+    own: Worker, other: Worker | None, arms: Sequence[str], rounds: int, bf16: Sequence[str]
+) -> tuple[dict[str, list[float]], dict[str, str], float]:
+    """Ratios to the floor by arm, one a round; what an arm refused; and seconds of the floor."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    floors = []
+    draw = random.Random(0)
+    turns = [arm for arm in arms if other or not arm.startswith("libmtl")] + [f"{arm} bf16" for arm in bf16]
+    for number in range(rounds):
+        order = [*turns, *["floor/"] * 3, *(["libmtl floor/"] * 3 if other else [])]
+        draw.shuffle(order)
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for arm in order:
+            if arm in failed:
+                continue
+            worker = other if arm.startswith("libmtl") else own
+            assert worker
+            name = arm.removesuffix(" bf16").replace("libmtl floor/", "floor/")
+            answer = worker("step", arm=name, bf16=arm.endswith(" bf16"))
+            if "error" in answer:
+                failed[arm] = answer["error"]
+            else:
+                seconds[arm].append(answer["seconds"])
+        floors.append(statistics.median(seconds["floor/"]))
+        for arm in turns:
+            floor = seconds["libmtl floor/" if arm.startswith("libmtl") else "floor/"]
+            if arm not in failed:
+                ratios[arm].append(seconds[arm][0] / statistics.median(floor))
+        print(f"  round {number + 1} of {rounds}: the floor took {floors[-1]:.3f} s", flush=True)
+    return ratios, failed, statistics.median(floors)
+
+
+def memory(pythons: Mapping[str, Path | str], cell: Cell, arms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Megabytes at the peak, of the process and above an empty one, each in a process of its own."""
+    found = {}
+    for arm in arms:
+        with working(pythons[arm.split("/")[0]]) as worker:
+            assert worker
+            worker.must("build", cell=asdict(cell), bf16=[False])
+            found[arm] = worker.must("memory", arm=arm, bf16=False)
+    return found
+
+
+def checks(
+    cell: str, medians: Mapping[str, float], megabytes: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, float, float]]:
+    """What is required of a cell: words, the ratio, and its limit from above."""
+
+    def worst(words: str, names: Sequence[str], limit: float) -> list[tuple[str, float, float]]:
+        there = [name for name in names if name in medians]
+        name = max(there, key=lambda name: medians[name]) if there else ""
+        return [(f"{words} ({name.split('/')[1]} is the dearest)", medians[name], limit)] if there else []
+
+    plain = [f"segweave/{name}/losses" for name in BY_LOSS if name != "famo"]
+    found = worst("methods by loss / floor", plain, 1.03)
+    found += worst("FAMO / floor", ["segweave/famo/losses"], 1.35)
+    if cell in ("3 ASPP heads", "16 light heads", "ResNet-50"):
+        found += worst("gradient methods at the features / floor", [f"segweave/{m}/features" for m in AT_FEATURES], 1.1)
+    for method in FEW:
+        ours = medians.get(f"segweave/{method}/parameters")
+        peer = medians.get(f"torchjd/{PEERS[method]}")
+        if ours and peer:
+            found.append((f"{method} at the parameters / TorchJD's", ours / peer, 1.0))
+        theirs = medians.get(f"libmtl/{'IMTL' if method == 'imtl_g' else PEERS[method]}")
+        if ours and theirs:
+            limit = 1 / 1.3 if cell == "3 ASPP heads" else 1 / 1.1
+            found.append((f"{method} at the parameters / LibMTL's", ours / theirs, limit))
+    found += worst("bf16 and channels last, at the features / floor in fp32", ["segweave/upgrad/features bf16"], 0.6)
+    for arm, size in megabytes.items():
+        if arm.endswith("/features"):
+            words = f"peak memory of {arm.split('/')[1]} at the features / floor"
+            for key, what in (("megabytes", ""), ("above", ", both above the empty process")):
+                found.append((words + what, size[key] / megabytes["floor/"][key], 1.15))
+    return found
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def spoken(arm: str) -> tuple[str, str]:
+    """Whose, and what."""
+    side, _, rest = arm.partition("/")
+    method, _, where = rest.partition("/")
+    where, precise = where.removesuffix(" bf16"), ", bf16 and channels last" if where.endswith(" bf16") else ""
+    place = {"features": " at the features", "parameters": " at the parameters", "last": " at the last layer"}.get(
+        where, ""
+    )
+    return {"segweave": "segweave", "torchjd": "TorchJD", "libmtl": "LibMTL"}[side], method + place + precise
+
+
+def chart(results: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Ratios to the floor with 3 and with 16 heads, a dot for each method."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cells = [cell for cell in ("3 ASPP heads", "16 light heads") if cell in results]
+    groups = {
+        "segweave, losses": ("#0072b2", lambda a: a.startswith("segweave") and a.endswith("losses")),
+        "segweave, features": ("#009e73", lambda a: a.startswith("segweave") and a.endswith("features")),
+        "segweave, parameters": ("#56b4e9", lambda a: a.startswith("segweave") and a.endswith("parameters")),
+        "TorchJD, parameters": ("#d55e00", lambda a: a.startswith("torchjd")),
+        "LibMTL, losses": ("#cc79a7", lambda a: a in {f"libmtl/{m}" for m in ("EW", "UW", "DWA", "GLS", "RLW")}),
+        "LibMTL, features": ("#cc79a7", lambda a: a.startswith("libmtl") and a.endswith("at the features")),
+        "LibMTL, parameters": (
+            "#cc79a7",
+            lambda a: a in {f"libmtl/{m}" for m in ("GradNorm", "MGDA", "PCGrad", "GradVac", "CAGrad", "IMTL")},
+        ),
+    }
+    figure, axes = plt.subplots(1, len(cells), figsize=(4.6 * len(cells) + 1, 3.3), sharey=True, layout="constrained")
+    for axis, cell in zip([axes] if len(cells) == 1 else axes, cells, strict=True):
+        for place, (colour, belongs) in enumerate(groups.values()):
+            found = sorted(ratio for arm, ratio in results[cell].items() if belongs(arm))
+            axis.plot(found, [-place] * len(found), "o", color=colour, alpha=0.55, markersize=7, markeredgewidth=0)
+            if found:
+                axis.annotate(
+                    f"{statistics.median(found):.2f}",
+                    (max(found), -place),
+                    xytext=(8, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                )
+        axis.axvline(1, color="0.35", linewidth=1, linestyle=":")
+        axis.set_xscale("log")
+        ticks = [t for t in (1, 1.5, 2, 3, 5, 10, 20, 40) if t <= 1.3 * max(results[cell].values())]
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
+        axis.set_xlim(0.85, 1.5 * max(results[cell].values()))
+        axis.set_title(cell, fontsize=10)
+        axis.set_xlabel("time of a training step, in steps of a plain sum")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.grid(axis="x", color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.set_yticks([-place for place in range(len(groups))], list(groups))
+        axis.tick_params(axis="y", length=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--cells", nargs="+", choices=list(CELLS), help="by default all that the machine is for")
+    parser.add_argument("--environments", type=Path, default=HERE.parent / "runs" / "environments")
+    parser.add_argument("--out", type=Path, default=HERE / "balancing.md")
+    parser.add_argument("--chart", type=Path, default=HERE.parent / "docs" / "pictures" / "balancing_cost.png")
+    arguments = parser.parse_args()
+    theirs = libmtl(arguments.environments)
+    pythons = {"floor": sys.executable, "segweave": sys.executable, "torchjd": sys.executable, "libmtl": theirs}
+    results, parts, required = {}, [], []
+    with working(sys.executable) as own, working(theirs) as other:
+        assert own
+        facts = own.must("facts")
+        on_gpu = facts["device"] != "cpu"
+        for name in arguments.cells or [cell for cell in CELLS if on_gpu or cell != "ResNet-50"]:
+            cell, arms = CELLS[name], arms_of(name)
+            aspp = cell.heads == "aspp"
+            bf16 = ["segweave/upgrad/features"] if aspp and facts["bf16"] else []
+            print(f"{name}: {cell}", flush=True)
+            for worker in filter(None, (own, other)):
+                worker.must("build", cell=asdict(cell), bf16=[False, True] if bf16 and worker is own else [False])
+            ratios, failed, floor = timed(own, other, arms, arguments.rounds, bf16)
+            medians = {arm: statistics.median(found) for arm, found in ratios.items()}
+            results[name] = medians
+            measured = ["floor/", "segweave/equal/losses", "segweave/upgrad/features", "segweave/graddrop/features"]
+            measured += ["segweave/upgrad/parameters", "torchjd/UPGrad", *(["libmtl/PCGrad"] if theirs else [])]
+            megabytes = memory(pythons, cell, measured) if name == "3 ASPP heads" or on_gpu else {}
+            required += [(name, *found) for found in checks(name, medians, megabytes)]
+            rows = []
+            for arm, found in ratios.items():
+                quarters = statistics.quantiles(found, n=4) if len(found) > 1 else [found[0]] * 3
+                peak = f"{megabytes[arm]['megabytes']:.0f} MB" if arm in megabytes else ""
+                rows.append([*spoken(arm), f"{medians[arm]:.3f}", f"{quarters[0]:.3f} to {quarters[2]:.3f}", peak])
+            rows += [[*spoken(arm), "refused", why, ""] for arm, why in failed.items()]
+            if on_gpu:
+                for row, arm in zip(rows, ratios, strict=False):
+                    if arm.startswith("segweave"):
+                        copies = own.must("copies", arm=arm.removesuffix(" bf16"), bf16=arm.endswith(" bf16"))["copies"]
+                        required.append((name, f"copies to the host in a step, {spoken(arm)[1]}", copies, 1))
+                        row[-1] = f"{row[-1]} {copies} copies".strip()
+            size = f"batch {cell.batch}, {cell.height} x {cell.width}"
+            peak = f", {megabytes['floor/']['megabytes']:.0f} MB at the peak" if megabytes else ""
+            parts.append(
+                f"## {name}\n\n{cell.encoder}, dilated, {size}; the floor takes {1000 * floor:.0f} ms{peak}.\n"
+            )
+            parts.append(table(["", "method", "time / floor", "middle half of the rounds", "peak memory"], rows) + "\n")
+    words = [
+        [cell, what, f"{ratio:.3f}", f"{limit:.3f}", "yes" if ratio <= limit else "**no**"]
+        for cell, what, ratio, limit in required
+    ]
+    if not facts["bf16"]:
+        words.append(["", "bf16 and channels last", "not measured", "0.600", "this CPU has no AVX512-BF16"])
+    packages = ", ".join(f"{name} {version(name)}" for name in (*TORCH, "torchjd"))
+    machine = facts["device"] if on_gpu else f"{os.cpu_count()} cores of {processor()}, {facts['threads']} threads"
+    options = "".join(f" --{name} {value}" for name, value in (("rounds", arguments.rounds),) if value != 15)
+    head = (
+        f"# What balancing costs\n\nMade by `python benchmarks/balancing.py{options}` on {date.today()}: {machine}, "
+        f"Python {platform.python_version()}, {packages}, LibMTL {libmtl_version(theirs)}.\n"
+        f"{arguments.rounds} rounds; every number is a ratio to a plain sum of the losses on the same network and "
+        f"batch, taken in the same round.\n"
+    )
+    limits = "## What is asked for\n\n" + table(["network", "", "ratio", "at most", "met"], words) + "\n"
+    text = "\n".join([head, limits, *parts])
+    print(text)
+    arguments.out.write_text(text, encoding="utf-8")
+    chart(results, arguments.chart)
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()
