@@ -94,7 +94,7 @@ def fit(
 
     Args:
         model: on the device to train on.
-        batches: effective batches from a `Loader`, or single batches.
+        batches: effective batches from a `Loader`, or single batches, which are all of the first epoch.
         optimizer: over the model's parameters, and the balancer's where it has some.
         balancer: how the losses become one update; the plain sum by default.
         schedule: sets the learning rate before each step, at `progress(step)` in [0, 1].
@@ -236,7 +236,8 @@ def _weights(balances: Sequence[Balance]) -> dict[str, Tensor]:
 
 
 def _compared(balances: Sequence[Balance]) -> Balance | None:
-    """The sum of the micro-batches' Gramians, which at the features is exactly that of the effective batch."""
+    """The sum of the micro-batches' Gramians: at the features exactly that of the effective batch, at the last layer
+    without the products of one micro-batch with another."""
     made = [balance.gramian for balance in balances if balance.gramian is not None]
     return replace(balances[-1], gramian=torch.stack(made).sum(0)) if made else None
 

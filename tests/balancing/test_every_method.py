@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segweave import checkpoint
 from segweave.balancing import METHODS
 from segweave.balancing.balancer import Balancer, LossBalancer, Objective
+from segweave.balancing.gradients import identity
 from segweave.balancing.method import Comparing
 from segweave.batch import Batch, Labelled
 from segweave.data.loader import Effective
@@ -61,10 +62,12 @@ class Net(nn.Module):
             parameter.data.copy_(0.6 * torch.randn(parameter.shape, generator=draw))
         self.tasks = tuple(tasks)
 
-    def objective(self, seed: int = 1, factor: float = 1.0, tasks: Sequence[str] | None = None) -> Objective:
+    def objective(
+        self, seed: int = 1, factor: float = 1.0, tasks: Sequence[str] | None = None, copies: int = 1
+    ) -> Objective:
         draw = torch.Generator().manual_seed(seed)
-        images = torch.randn(6, 5, generator=draw)
-        targets = {task: torch.randn(6, 2, generator=draw) for task in TASKS}
+        images = torch.randn(6, 5, generator=draw).repeat(copies, 1)
+        targets = {task: torch.randn(6, 2, generator=draw).repeat(copies, 1) for task in TASKS}
         common = torch.tanh(self.closing(torch.tanh(self.stem(images))))
         names = self.tasks if tasks is None else tuple(tasks)
         losses = [factor * (self.heads[task](common) - targets[task]).square().mean() for task in names]
@@ -173,7 +176,9 @@ def test_an_absent_task_keeps_its_state_and_the_others_go_on(name: str, space: s
     balancer, net = build(name, space), Net()
     walk(balancer, net, [1, 2])
     values = balancer.memory.get_extra_state()["values"]
-    own = {key: value for key, value in values.items() if TASKS[2] in key.replace("|", "/").split("/")}
+    # the targets of GradVac are one matrix for all pairs, see its own test
+    kept = {key: value for key, value in values.items() if not key.startswith("targets/")}
+    own = {key: value for key, value in kept.items() if TASKS[2] in key.replace("|", "/").split("/")}
     balance = balancer.backward(net.objective(3, tasks=TASKS[:2]))
     balancer.after(TASKS[:2], lambda: net.objective(3, tasks=TASKS[:2]).losses.detach())
     assert set(balance.weights) == set(TASKS[:2])
@@ -218,6 +223,25 @@ def test_results_are_functions_of_seed_and_step(name: str, space: str | None) ->
     torch.rand(11)
     for a, b in zip(one, walk(build(name, space, seed=3), Net(), [1, 2, 3]), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@EVERYWHERE
+def test_the_parts_of_two_processes_add_up_to_the_whole(name: str, space: str | None) -> None:
+    """Each has the images and half of every loss; what they would sum is what one process with all images has."""
+    fallen = torch.tensor([0.8, 0.95, 0.9])
+    found = []
+    for processes in (1, 2):
+        balancer, net, gradients = build(name, space), Net(), []
+        for step in (1, 2):
+            # every image twice; what is drawn for a value of an image would be another for its copy
+            copies = 2 // processes if balancer.family == "gramian" else 1
+            objective = net.objective(step, factor=1 / processes, copies=copies)
+            objective.reduce = (lambda value: 2 * value) if processes == 2 else identity
+            balancer.backward(objective)
+            balancer.after(TASKS, lambda s=step, n=net: fallen * n.objective(s).losses.detach())
+            gradients.append([processes * g for g in net.take()])
+        found.append(gradients)
+    same(*found)
 
 
 @EVERY

@@ -335,3 +335,13 @@ def test_weights_follow_the_rows(jacobian: np.ndarray, places: list[int]) -> Non
         one = balancer.weigh(gramian, tasks, torch.ones(len(order)), True)
         other = balancer.weigh(gramian[order][:, order], tuple(tasks[i] for i in order), torch.ones(len(order)), True)
         torch.testing.assert_close(other.numpy() @ jacobian[order], one.numpy() @ jacobian, rtol=1e-4, atol=1e-5)
+
+
+def test_gradvac_does_not_take_the_targets_of_other_tasks() -> None:
+    one, other = METHODS.load("gradvac")(["b", "c"]), METHODS.load("gradvac")(["a", "b", "c"])
+    gramian = torch.tensor([[2.0, -1.0, 0.3], [-1.0, 3.0, 0.1], [0.3, 0.1, 1.0]])
+    one.weigh(gramian[1:, 1:], ("b", "c"), torch.ones(2), True)
+    other.load_state_dict(one.state_dict())
+    fresh = METHODS.load("gradvac")(["a", "b", "c"])
+    found, expected = (b.weigh(gramian, ("a", "b", "c"), torch.ones(3), True) for b in (other, fresh))
+    torch.testing.assert_close(found, expected)

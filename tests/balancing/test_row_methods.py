@@ -325,3 +325,22 @@ def test_an_absent_task_keeps_its_part_of_the_weight(name: str, kind: str) -> No
     assert 0 < seen[1][1] < 1
     torch.testing.assert_close(seen[-1][1], seen[1][1])
     assert not torch.allclose(seen[-1], seen[1])
+
+
+def test_db_mtl_at_the_last_layer_weighs_micro_batches_as_the_batch_that_they_make() -> None:
+    (rows, losses), *_ = batches(1)
+
+    def gradient(parts: int) -> Tensor:
+        balancer = METHODS.load("db_mtl")(TASKS, space="last")
+        assert balancer.ahead
+        shared = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+        for number in range(parts):
+            part = (rows @ shared + losses) / parts
+            objective = Objective(TASKS, part, torch.zeros(()), shared=[shared], closing=[shared], whole=losses)
+            objective.last = number == parts - 1
+            balancer.backward(objective)
+        assert shared.grad is not None
+        return shared.grad
+
+    for parts in (2, 4):
+        torch.testing.assert_close(gradient(parts), gradient(1), rtol=1e-5, atol=1e-7)

@@ -34,7 +34,7 @@ class GradNorm(GramianBalancer):
     """
 
     paper = "Chen et al. 2018, GradNorm, arXiv 1711.02257"
-    cost = "a plain sum at the features or the last layer, a backward pass per task at the parameters"
+    cost = "a plain sum at the features, a backward pass per task at the parameters"
 
     def __init__(
         self, tasks: Sequence[str] = (), seed: int = 0, *, alpha: float = 1.5, lr: float = 0.025, **options: Any
