@@ -36,7 +36,7 @@ class FixedLoss(LossBalancer):
 
 
 class FixedRows(JacobianBalancer):
-    def aggregate(self, rows: Tensor, tasks: Sequence[str], losses: Tensor, last: bool) -> Tensor:  # noqa: ARG002
+    def aggregate(self, rows: Tensor, tasks: Sequence[str], features: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
         return rows.new_tensor(FACTORS) @ rows
 
 

@@ -194,3 +194,23 @@ def test_gradients_that_cancel_have_no_direction() -> None:
 def test_cagrad_with_a_zero_gradient_and_a_mean_that_vanishes() -> None:
     for rows in ([[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]], [[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]]):
         assert np.abs(weigh("cagrad", np.array(rows)) @ np.array(rows)).max() < 1e-9
+
+
+@pytest.mark.parametrize("short", [1e-2, 1e-4, 1e-6])
+def test_a_short_gradient_is_no_cancelling(short: float) -> None:
+    """The worst-off task of cagrad is the short one: it gains the most that the ball allows."""
+    long, unit = np.array([1.0, 0.2, -0.4]), np.array([0.3, 1.0, 0.5])
+    rows = np.array([long, short * unit])
+    mean = rows.mean(0)
+    wanted = mean + 0.4 * np.linalg.norm(mean) * unit / np.linalg.norm(unit)
+    np.testing.assert_allclose(weigh("cagrad", rows, c=0.4) @ rows, wanted, rtol=1e-6)
+    for name in ("imgrad", "conicgrad"):
+        gains = rows @ (weigh(name, rows) @ rows) / [1, short]
+        assert (gains > 0.1).all(), name
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-5, 1e-3, 3e-2])
+def test_imtl_g_does_not_leap_where_gradients_are_opposite(angle: float) -> None:
+    """The same projection on both is then small; it does not follow the longer one."""
+    rows = np.array([[3.0, 0.0], [-np.cos(angle), np.sin(angle)]])
+    assert np.linalg.norm(weigh("imtl_g", rows) @ rows) <= 1.1 * angle

@@ -12,7 +12,7 @@ from torchjd import aggregation
 
 from segweave.balancing import METHODS
 from segweave.balancing.balancer import Objective, RowBalancer
-from segweave.balancing.graddrop import signed
+from segweave.balancing.graddrop import one_signed
 from segweave.balancing.memory import Memory
 from segweave.balancing.simplex import keep, length, project, shares
 from segweave.seeds import seed_for
@@ -243,7 +243,7 @@ def test_graddrop_is_torchjds_with_the_same_numbers(n: int, seed: int, leak: flo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda *_, **__: drawn)
         wanted = aggregation.GradDrop(leak=torch.full((n,), leak))(rows)
-    torch.testing.assert_close(signed(rows, rows, drawn, leak), wanted)
+    torch.testing.assert_close(one_signed(rows, drawn, leak), wanted)
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.4])
@@ -279,8 +279,8 @@ def test_graddrop_draws_from_seed_and_step_and_keeps_the_mean_sign() -> None:
     drawn = []
     for step in range(2000):
         balancer.memory.step = step
-        drawn.append(balancer.aggregate(rows, TASKS[:2], torch.ones(2), True))
-    assert torch.equal(balancer.aggregate(rows, TASKS[:2], torch.ones(2), True), drawn[-1])
+        drawn.append(balancer.aggregate(rows, TASKS[:2], []))
+    assert torch.equal(balancer.aggregate(rows, TASKS[:2], []), drawn[-1])
     # purity 3/4: 3 with that probability, else -1; 1/2: 1 or -1; 1: always the sum
     wanted = torch.tensor([0.75 * 3 - 0.25, 0.0, 7.0])
     torch.testing.assert_close(torch.stack(drawn).mean(0), wanted, atol=0.15, rtol=0)

@@ -55,7 +55,7 @@ class Signs(JacobianBalancer):
 
     refuses: Mapping[str, str] = {"last": "no weights"}  # type: ignore[misc]
 
-    def aggregate(self, rows: Tensor, tasks: Sequence[str], losses: Tensor, last: bool) -> Tensor:  # noqa: ARG002
+    def aggregate(self, rows: Tensor, tasks: Sequence[str], features: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
         return rows.sign().sum(0) * rows.abs().max(0).values
 
 

@@ -151,12 +151,13 @@ class JacobianBalancer(Comparing):
 
     @abstractmethod
     def aggregate(
-        self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], losses: Float[Tensor, " n"], last: bool
+        self, rows: Float[Tensor, "n P"], tasks: tuple[str, ...], features: Sequence[Tensor]
     ) -> Float[Tensor, " P"]:
         """Task gradients, float32, one a row, to the gradient of what is shared; n is at least 1.
 
         Args:
-            rows, tasks, losses, last: as in `GramianBalancer.weigh`.
+            rows, tasks: as in `RowBalancer.weigh`.
+            features: whose gradients the rows are, one after the other; none at the parameters.
         """
 
     def compare(
@@ -179,7 +180,8 @@ class JacobianBalancer(Comparing):
         rows = objective.reduce(rows) if space == "parameters" else rows
         mixed = whole.new_zeros(rows.shape[1])
         if places:
-            mixed = self.aggregate(rows, names, whole[places], objective.last).detach() * objective.scale
+            features = targets if space == "features" else []
+            mixed = self.aggregate(rows, names, features).detach() * objective.scale
         if space == "features":
             _send_behind(objective, ones, behind)
             _through(targets, parted(mixed, targets), places, objective)

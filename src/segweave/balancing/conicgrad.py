@@ -9,7 +9,7 @@ import numpy as np
 
 from segweave.balancing.balancer import GramianBalancer
 from segweave.balancing.gramians import Gramian, Matrix, PerTask, Vector, factor, length, solved
-from segweave.balancing.hull import STATIONARY, moved, where
+from segweave.balancing.hull import moved, stationary, where
 from segweave.errors import ConfigError
 
 
@@ -44,8 +44,7 @@ class ConicGrad(GramianBalancer):
         rows = factor(gramian)
         n = len(rows)
         mean = rows.mean(0)
-        smallest = STATIONARY * length(rows.ravel())
-        if min(length(mean), length(moved(rows, 0.0) @ rows)) <= smallest:
+        if stationary(rows, np.full(n, 1 / n)) or stationary(rows, moved(rows, 0.0)):
             return np.zeros(n)
 
         def mixed(shift: float) -> Vector:

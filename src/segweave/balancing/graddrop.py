@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segweave.balancing.balancer import JacobianBalancer, Objective
-from segweave.balancing.gradients import parted, trainable
-from segweave.balancing.spaces import Space
+from segweave.balancing.balancer import JacobianBalancer
+from segweave.balancing.gradients import parted
 from segweave.errors import ConfigError
 from segweave.seeds import seed_for
 
@@ -54,57 +53,59 @@ class GradDrop(JacobianBalancer):
         if not 0 <= leak <= 1:
             raise ConfigError(f"balancing.leak: found {leak}; expected a number from 0 to 1")
         self.leak, self.pool = leak, pool
-        self._features: list[Tensor] = []
-
-    def compare(
-        self, objective: Objective, whole: Float[Tensor, " n"], space: Space
-    ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
-        self._features = trainable(objective.common) if self.pool and space == "features" else []
-        compared = super().compare(objective, whole, space)
-        self._features = []
-        return compared
 
     def aggregate(
         self,
         rows: Float[Tensor, "n P"],
         tasks: tuple[str, ...],  # noqa: ARG002
-        losses: Float[Tensor, " n"],  # noqa: ARG002
-        last: bool,  # noqa: ARG002
+        features: Sequence[Tensor],
     ) -> Float[Tensor, " P"]:
         # the generator lives where the rows are: one number per parameter is too many to send there
         generator = torch.Generator(rows.device).manual_seed(seed_for(self.seed, 3, self.memory.step))
-        if not self._features:
-            return signed(rows, rows, _draw(rows, generator), self.leak)
+        if len(rows) == 1:
+            return rows[0]
+        if not (self.pool and features):
+            return one_signed(rows, _draw(rows, generator), self.leak)
         mixed = []
-        columns = zip(*[parted(row, self._features) for row in rows], strict=True)
-        for feature, column in zip(self._features, columns, strict=True):
+        columns = zip(*[parted(row, features) for row in rows], strict=True)
+        for feature, column in zip(features, columns, strict=True):
             own = torch.stack(column).to(rows)
             # a draw for every value of one image
             signals = (own * feature.detach().sign()).sum(1)
             drawn = _draw(signals.flatten(1), generator).view(signals.shape[1:])
-            mixed.append(signed(own, signals[:, None], drawn, self.leak).flatten())
+            mixed.append(pooled(own, signals, drawn, self.leak).flatten())
         return torch.cat(mixed)
 
 
-def signed(
-    rows: Float[Tensor, " n *value"],
-    signals: Float[Tensor, " n *signal"],
-    drawn: Float[Tensor, " *number"],
-    leak: float,
-) -> Float[Tensor, " *value"]:
-    """The sum of what is kept of the rows.
+def one_signed(rows: Float[Tensor, "n P"], drawn: Float[Tensor, " P"], leak: float) -> Float[Tensor, " P"]:
+    """In each coordinate the sum of the entries of one sign, and `leak` of those of the other.
 
     Args:
         rows: task gradients.
-        signals: what has the signs that are drawn from; broadcast to the rows.
-        drawn: numbers from [0, 1), broadcast to a signal.
+        drawn: numbers from [0, 1); the sign is positive where the purity exceeds them.
     """
-    if len(rows) == 1:
-        return rows[0]
+    # row by row: what would be as large as all of them is never held
+    size = torch.zeros_like(rows[0])
+    for row in rows:
+        size += row.abs()
+    positive = (rows.sum(0) + size) / 2
+    negative = positive - size
+    # the purity is their share of the size
+    ascends = positive > drawn * size
+    return torch.where(ascends, positive, negative) + leak * torch.where(ascends, negative, positive)
+
+
+def pooled(
+    rows: Float[Tensor, " n images *value"],
+    signals: Float[Tensor, " n *value"],
+    drawn: Float[Tensor, " *value"],
+    leak: float,
+) -> Float[Tensor, " images *value"]:
+    """The sum of the rows of the tasks whose signal has the sign that is drawn, and `leak` of those of the others."""
     # not a number where no task pulls; no sign is kept there
     purity = (1 + signals.sum(0) / signals.abs().sum(0)) / 2
     kept = torch.where(purity > drawn, signals > 0, signals < 0)
-    return (torch.where(kept, 1.0, leak) * rows).sum(0)
+    return (torch.where(kept, 1.0, leak)[:, None] * rows).sum(0)
 
 
 def _draw(rows: Float[Tensor, "n P"], generator: torch.Generator) -> Float[Tensor, " P"]:

@@ -66,7 +66,7 @@ def inner_products(jacobian: Sequence[Tensor], like: Tensor, scale: float | Tens
     """
     total = like.new_zeros((len(like), len(like)), dtype=torch.float32)
     for block in jacobian:
-        rows = block.flatten(1).float() / scale
+        rows = _unscaled(block.flatten(1).float(), scale)
         total = total + rows @ rows.T
     return total
 
@@ -127,10 +127,16 @@ def flat(jacobian: Sequence[Tensor], like: Float[Tensor, " n"], scale: float | T
     Args:
         like: a tensor [n] on the right device, for when there is no target.
     """
-    return torch.cat([block.flatten(1).float() for block in jacobian] or [like.new_zeros((len(like), 0))], 1) / scale
+    rows = [block.flatten(1).float() for block in jacobian] or [like.new_zeros((len(like), 0))]
+    return _unscaled(torch.cat(rows, 1) if len(rows) > 1 else rows[0], scale)
 
 
 def parted(row: Float[Tensor, " P"], targets: Sequence[Tensor]) -> list[Tensor]:
     """One such row as a gradient per target."""
     parts = row.split([target.numel() for target in targets])
     return [part.view_as(target).to(target.dtype) for part, target in zip(parts, targets, strict=True)]
+
+
+def _unscaled(rows: Float[Tensor, "n P"], scale: float | Tensor) -> Float[Tensor, "n P"]:
+    """Divided by the scale; as they are, without a copy of them, where there is none."""
+    return rows if isinstance(scale, float) and scale == 1 else rows / scale

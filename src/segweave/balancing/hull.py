@@ -44,8 +44,15 @@ def where(condition: Callable[[float], float], low: float, high: float) -> float
     return float(brentq(condition, low, high, rtol=1e-12, disp=False))  # pyright: ignore[reportArgumentType]
 
 
-STATIONARY = 1e-4
-"""Length of a combined gradient, in lengths of all gradients together, that counts as 0 (torchjd's `norm_eps`)."""
+def stationary(rows: Matrix, weights: Vector) -> bool:
+    """The weighted gradients cancel: their sum is shorter than 1e-4 of their lengths together.
+
+    Lengths are those of the weighted gradients, so that one short gradient by itself is no cancelling.
+    """
+    return length(weights @ rows) <= _LEAST * float(weights @ np.sqrt(np.square(rows).sum(1)))
+
+
+_LEAST = 1e-4
 
 
 def averse(rows: Matrix, radius: float) -> Vector | None:
@@ -55,12 +62,12 @@ def averse(rows: Matrix, radius: float) -> Vector | None:
     `t / (radius |g_0|)`; the condition `t = |g_w|` has one solution, as the problem is convex in both.
 
     Returns:
-        None where the minimiser has length 0: the gradients cancel, and no direction serves every task.
+        None where the gradients of the minimiser cancel: no direction serves every task.
     """
     mean = rows.mean(0)
-    size = length(rows.ravel())
+    longest = max(map(length, rows))
     slope = radius * length(mean)
-    if slope <= STATIONARY**2 * size:
+    if slope <= _LEAST**2 * longest:
         weights = np.zeros(len(rows))
         weights[np.argmin(rows @ mean)] = 1.0
         return weights if (weights @ rows).any() else None
@@ -68,8 +75,6 @@ def averse(rows: Matrix, radius: float) -> Vector | None:
     def excess(shift: float) -> float:
         return length(moved(rows, shift) @ rows) - shift * slope
 
-    low = STATIONARY * size / slope
-    if excess(low) <= 0:
-        return None
-    high = 1.01 * max(map(length, rows)) / slope
-    return moved(rows, where(excess, low, high))
+    low, high = _LEAST**3 * longest / slope, 1.01 * longest / slope
+    weights = moved(rows, where(excess, low, high) if excess(low) > 0 else low)
+    return None if stationary(rows, weights) else weights

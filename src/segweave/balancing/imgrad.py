@@ -9,7 +9,7 @@ import numpy as np
 
 from segweave.balancing.balancer import GramianBalancer
 from segweave.balancing.gramians import Gramian, Matrix, PerTask, Vector, factor, length, solved
-from segweave.balancing.hull import STATIONARY, averse, shortest
+from segweave.balancing.hull import averse, shortest, stationary
 from segweave.errors import ConfigError
 
 
@@ -43,10 +43,10 @@ class IMGrad(GramianBalancer):
     def _weights(self, gramian: Matrix) -> Vector:
         rows = factor(gramian)
         mean = np.full(len(rows), 1 / len(rows))
-        g_0, g_m = mean @ rows, shortest(rows) @ rows
-        smallest = STATIONARY * length(rows.ravel())
-        if min(length(g_0), length(g_m)) <= smallest:
+        least = shortest(rows)
+        if stationary(rows, mean) or stationary(rows, least):
             return np.zeros(len(rows))
+        g_0, g_m = mean @ rows, least @ rows
         cosine = float(g_0 @ g_m) / length(g_0) / length(g_m)
         dual = averse(rows, self.c * cosine / (1.5 - cosine))
         if dual is None:
