@@ -185,8 +185,14 @@ class Arms:
         chunk = 1 if self.device.type == "cpu" else None
         from segweave.balancing.dual_cone import NonNegativeProjector
 
-        # its own projector is quadprog, under the GPL
-        options = {"CAGrad": {"c": 0.4}, "UPGrad": {"projector": NonNegativeProjector(1e-6)}}
+        class Projector(NonNegativeProjector):
+            """In the place of torchjd's own, which is quadprog, under the GPL."""
+
+            def __call__(self, U: Tensor, G: Tensor) -> Tensor:
+                weights = super().__call__(U.cpu().double(), G.cpu().double())
+                return weights.to(G)
+
+        options = {"CAGrad": {"c": 0.4}, "UPGrad": {"projector": Projector(1e-6)}}
         aggregator = getattr(aggregation, method)(**options.get(method, {}))
         shared = list(self.net.encoder.parameters())
 
