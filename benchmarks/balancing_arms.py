@@ -243,10 +243,10 @@ class Arms:
         return step
 
 
-def resident(which: str) -> float:
-    """Megabytes of this process, now (`VmRSS`) or at the peak (`VmHWM`)."""
+def peak_resident() -> float:
+    """Megabytes of this process at the peak."""
     status = Path("/proc/self/status").read_text().split()
-    return int(status[status.index(f"{which}:") + 1]) / 1e3
+    return int(status[status.index("VmHWM:") + 1]) / 1e3
 
 
 class Worker:
@@ -256,7 +256,6 @@ class Worker:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.cells: dict[bool, Arms] = {}
         self.made: dict[tuple[str, bool], Step] = {}
-        self.empty = resident("VmRSS")
 
     def build(self, cell: Mapping[str, Any], bf16: Sequence[bool]) -> dict:
         self.made.clear()
@@ -286,7 +285,7 @@ class Worker:
         return {"seconds": time.perf_counter() - start}
 
     def memory(self, arm: str, bf16: bool) -> dict:
-        """Megabytes at the peak of three steps: of the process or the GPU's allocator, and above the empty process."""
+        """Megabytes at the peak of three steps, of the process or the GPU's allocator."""
         step = self._step(arm, bf16)
         gc.collect()
         on_gpu = self.device.type == "cuda"
@@ -296,8 +295,8 @@ class Worker:
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
         for _ in range(3):
             step()
-        peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else resident("VmHWM")
-        return {"megabytes": peak, "above": peak - (0 if on_gpu else self.empty)}
+        peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else peak_resident()
+        return {"megabytes": peak}
 
     def copies(self, arm: str, bf16: bool) -> dict:
         """Copies from the GPU to the host in one step."""

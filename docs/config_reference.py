@@ -19,7 +19,7 @@ from docstrings import cell, definition, documented
 
 from segweave.balancing import METHODS
 from segweave.catalogue import Catalogue, describe, lineage, signature_options
-from segweave.data import FORMATS
+from segweave.data import FORMATS, SAMPLINGS
 from segweave.decoders import DECODERS
 from segweave.interactions import INTERACTIONS
 from segweave.losses import LOSSES
@@ -27,7 +27,7 @@ from segweave.regularizers import REGULARIZERS
 from segweave.tasks import TASKS
 
 PAGE = Path(__file__).parent / "reference" / "config.md"
-CATALOGUES = (FORMATS, TASKS, LOSSES, REGULARIZERS, DECODERS, INTERACTIONS, METHODS)
+CATALOGUES = (FORMATS, SAMPLINGS, TASKS, LOSSES, REGULARIZERS, DECODERS, INTERACTIONS, METHODS)
 TASK = "segweave.tasks.task:Task"
 
 
@@ -139,6 +139,20 @@ with exit code 2 before anything is loaded, and names the nearest one that exist
 the command line overrides one key. `${NAME}` and `${NAME:-default}` in a value are taken from the environment. Relative
 paths are looked for beside the config first, then in the working directory.
 """
+_SETS = """\
+### `sets`
+
+Several data sets at once, by name: `data: {sets: {town: {format: folder, ...}, room: {...}}}`. Each has a `format`, its
+options, and `maps`: by layer, the class (its number, its name, or `ignore`) of every id in its masks. The other keys of
+`data` are those of all sets. `data: [{format: folder, ...}, ...]` is the short form, in which a set is called by its
+`name`, or by that of its folder. An image's id begins with its set's name: `town/0001`.
+"""
+_SAMPLING = """\
+### `sampling`
+
+Which images make each step of an epoch: `data.sampling: NAME` or `{name: NAME, option: value}`, `proportional` by
+default. A step is one of the optimizer, with batch_size x accumulate images.
+"""
 _TASKS = """\
 ## tasks
 
@@ -177,10 +191,17 @@ def page() -> str:
     common = options(TASK)
     kinds = Option("kind", f"one of {', '.join(f'`{kind}`' for kind in TASKS)}", "required", "what it predicts.")
     size = "height and width at which the network sees an image; `null` keeps each image's own."
+    normalise = (
+        "whether `model.mean` and `model.std` are computed over the training images, or over at most so many of them; "
+        "`null` does so where `bands` is set or images are floats."
+    )
     data = [
         Option("format", f"one of {', '.join(f'`{name}`' for name in FORMATS)}", "required", "one of those below."),
         Option("size", "a list of whole numbers or null", "`null`", size),
         Option("augment", "a mapping", "see below", "random changes to training images."),
+        Option("sampling", "text or a mapping", "`proportional`", "which images make each step."),
+        Option("sets", "a mapping", "none", "several data sets in place of one `format`; or `data` is a list of them."),
+        Option("normalise", "true, false, a whole number or null", "`null`", normalise),
     ]
     lines = [
         _INTRODUCTION,
@@ -190,6 +211,9 @@ def page() -> str:
         "### `augment`\n",
         _prose("segweave.data.augment:Augment") + "\n",
         *table(options("segweave.data.augment:Augment")),
+        _SETS,
+        _SAMPLING,
+        *_entries(SAMPLINGS, "sampling: "),
         _TASKS,
         *table([kinds, *common]),
         *_entries(TASKS, "kind: ", frozenset(option.name for option in common)),

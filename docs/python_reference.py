@@ -27,6 +27,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "segweave.train:Step",
         "segweave.data.loader:Loader",
         "segweave.data.augment:Augment",
+        "segweave.data.mixture:Mixture",
+        "segweave.data.mixture:Part",
     ),
     "Evaluation and prediction": (
         "segweave.evaluate:evaluate",
@@ -46,6 +48,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         "segweave.build:score_predictions",
         "segweave.check:check",
         "segweave.check:Checked",
+        "segweave.data.convert:convert",
+        "segweave.data.convert:Converted",
+        "segweave.data.splitting:split",
+        "segweave.data.splitting:Split",
         "segweave.cost:cost_table",
         "segweave.sources:build_tasks",
         "segweave.sources:build_dataset",
@@ -53,6 +59,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Base classes": (
         "segweave.tasks.task:Task",
         "segweave.data.dataset:Dataset",
+        "segweave.data.sampling.sampling:Sampling",
         "segweave.losses.loss:Loss",
         "segweave.metrics.metric:Metric",
         "segweave.regularizers.regularizer:Regularizer",

@@ -5,7 +5,8 @@ A page is run from top to bottom in one empty folder; `Page.run` says what happe
 - `python` is executed, with the names of the page's earlier blocks.
 - `yaml` whose first line is `# NAME.yaml` is written to that file; any other one is a fragment, laid over the page's
   last file (or over a small config) section by section, task by task. Either way its classes are built, and the
-  first image of a folder of data is read with all its labels.
+  first image of a folder of data is read with all its labels. Data of a published layout are made first where they are
+  missing.
 - `sh` runs line by line: `segweave ...` in this process with `SMALL` laid under the line's own overrides; `ls`, `cat`,
   `head` and `mkdir` in a shell; `make`, `pip` and `python FILE` must name a target, extras and a file that exist. A
   line that ends in `# exit N` must exit so; every other one with 0.
@@ -16,6 +17,7 @@ A page is run from top to bottom in one empty folder; `Page.run` says what happe
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import re
 import shlex
@@ -33,6 +35,7 @@ from segweave.config import Config
 from segweave.schema import check_config
 
 ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "data"
 LANGUAGES = ("python", "yaml", "sh", "text", "json")
 GENERATED = "docs/reference/"
 BASE = """
@@ -116,7 +119,15 @@ class Page:
             self.base = values
         else:
             values = overlaid(self.base, values)
+        self._place(values.get("data", {}))
         build(check_config(config.from_values(copy.deepcopy(values), source=where)))
+
+    def _place(self, data: dict[str, Any]) -> None:
+        """Makes data in a published layout where a block says that they lie, as the test of the format does."""
+        name, root = data.get("format"), Path(data.get("root", "."))
+        if name not in ("folder", "synthetic") and not root.exists() and (TESTS / f"test_{name}.py").is_file():
+            self.patch.syspath_prepend(TESTS)
+            importlib.import_module(f"test_{name}").made(root)
 
     def _command(self, line: str, where: str) -> None:
         command, _, comment = line.partition(" #")
@@ -196,7 +207,7 @@ def build(checked: Config) -> None:
     balancing.METHODS.load(checked.balancing["method"])([task.name for task in made], **options)
     plan = Plan(**checked.train)
     parameter_groups(network, None, plan.lr, plan.weight_decay, plan.backbone_lr_scale, plan.freeze)
-    if checked.data["format"] != "synthetic":
+    if checked.data.get("format") != "synthetic":
         dataset = sw.build.build_dataset(checked, "train", made)
         assert dataset[0].image.ndim == 3
         assert [task.name for task in made if dataset.labelled(task.name) == 0] == []

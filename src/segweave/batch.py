@@ -16,7 +16,8 @@ class Sample:
 
     Args:
         id: stable name, unique within a data set: predictions and metrics are keyed by it.
-        image: uint8, uint16 or float32 of shape [C, H, W]; integers span the whole range of their type, floats [0, 1].
+        image: uint8, uint16 or float32 of shape [C, H, W]; integers span the whole range of their
+            type, floats their own.
         annotations: by task name; a missing key means that the image carries no label for that task.
     """
 
@@ -43,7 +44,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that go through the network together; `images` are in [0, 1], the model normalises them itself."""
+    """Images that go through the network together; the model normalises them itself.
+
+    `images` are in [0, 1], or in the files' own range where these hold floats.
+    """
 
     ids: Sequence[str]
     images: Float[Tensor, "B C H W"]

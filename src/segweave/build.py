@@ -7,19 +7,24 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
+from segweave import terminal
 from segweave.balancing import METHODS
 from segweave.config import Config, load
+from segweave.data import FORMATS, SAMPLINGS
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
 from segweave.data.loader import Loader, evaluation_batches
+from segweave.data.normalisation import measure
+from segweave.data.sampling.sampling import Sampling
 from segweave.errors import CheckpointError, ConfigError, SegweaveError, UnreadableError
 from segweave.evaluate import Results, evaluate, score
 from segweave.experiment import run
@@ -27,7 +32,7 @@ from segweave.model import MultiTaskModel, create_model
 from segweave.plan import Plan
 from segweave.resume import config_changes, data_changes
 from segweave.run_folder import check_folder
-from segweave.schema import check_config
+from segweave.schema import check_config, data_bands
 from segweave.sources import build_dataset, build_tasks
 from segweave.summary import write_report
 from segweave.tasks.task import Task
@@ -39,6 +44,14 @@ def build_validation(
     """What measures a model on a data set, at the config's size; `readers` where they are not the model's tasks."""
     resize, by_name = Resize(_size(config)), {task.name: task for task in readers} or None
     return lambda model: evaluate(model, evaluation_batches(dataset, resize, workers=workers), by_name)
+
+
+def build_sampling(config: Config, dataset: Dataset, tasks: Sequence[Task], plan: Plan) -> Sampling:
+    """Which training images make each step. Raises ConfigError for what this data cannot give."""
+    options = dict(config.data.get("sampling") or {"name": "proportional"})
+    made = SAMPLINGS.load(options.pop("name"))
+    size = plan.batch_size * plan.accumulate
+    return made(dataset, {task.name: task for task in tasks}, size, plan.seed, **options)
 
 
 def _size(config: Config) -> Sequence[int] | None:
@@ -71,6 +84,7 @@ def train(
     plan = Plan(**config.train)
     augment = Augment(_size(config), **(config.data.get("augment") or {}))
     name = name or Path(config.source).stem
+    config = _normalised_as(Path(out) / name, config) if resume else config
     changes = config_changes(Path(out) / name, config) if resume else None
     if changes is None:
         check_folder(Path(out))
@@ -86,6 +100,8 @@ def train(
         if not dataset.labelled(task.name):
             raise ConfigError(f"tasks.{task.name}: no training image has a label for it; check data.tasks and source")
         task.prepare(_targets(dataset, task))
+    sampling = build_sampling(config, dataset, tasks, plan)
+    config = _normalised(config, dataset, quiet)
     model = create_model(tasks, **config.model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = plan.workers if plan.workers is not None else min(1, cores - 1)
@@ -104,6 +120,7 @@ def train(
             seed=plan.seed,
             workers=workers,
             start_step=start_step,
+            sampling=sampling,
         )
 
     folder, results = run(
@@ -127,6 +144,48 @@ def train(
             (folder / "report.html").unlink(missing_ok=True)
             print(f"report not written: {error}; `segweave report {folder}` tries again", file=sys.stderr)
     return folder, results
+
+
+def _normalised(config: Config, dataset: Dataset, quiet: bool) -> Config:
+    """The config with the mean and deviation of the training images where it asks for them and has none itself."""
+    wanted, given = config.data.get("normalise"), config.model
+    if wanted is False or {"mean", "std"} <= given.keys():
+        return config
+    sets = config.data.get("sets", {"": config.data}).values()
+    chosen = any(options.get("bands") is not None for options in sets)
+    if wanted is None and not chosen and not _has_floats(dataset):
+        return config
+    console = terminal.console(quiet=quiet)
+
+    def bar(places: Sequence[int]) -> Iterable[int]:
+        return track(places, "normalisation", console=console, transient=True, disable=not console.is_terminal)
+
+    statistics = measure(dataset, None if wanted in (None, True) else wanted, bar)
+    console.print(str(statistics))
+    return replace(config, model={"mean": statistics.mean, "std": statistics.std, **given})
+
+
+def _has_floats(dataset: Dataset) -> bool:
+    """Whether the images of one of the data sets are floats, by its first that can be read."""
+    for places in dataset.sets.values():
+        for place in places:
+            try:
+                floats = dataset.image(place).is_floating_point()
+            except UnreadableError:
+                continue
+            if floats:
+                return True
+            break
+    return False
+
+
+def _normalised_as(folder: Path, config: Config) -> Config:
+    """The config with the mean and deviation of the run that is to go on, where it has none itself."""
+    source = folder / "config.yaml"
+    if config.data.get("normalise") is False or not source.is_file():
+        return config
+    before = load(source).model
+    return replace(config, model={key: before[key] for key in ("mean", "std") if key in before} | dict(config.model))
 
 
 def report_run(path: str | Path, device: str | None = None) -> Path:
@@ -219,12 +278,23 @@ def evaluate_run(
     model, config = load_run(path)
     readers = list(model.tasks.values())
     if data is not None:
-        config = replace(config, data={"size": _size(config), **data.data})
+        config = replace(config, data=_like(config, data))
         readers = _readers(model, data) if data.tasks else _in_layers(readers, data)
     dataset = build_dataset(config, split, readers)
     results = build_validation(config, dataset, 0, readers)(model.to(choose_device(device)))
     write_results(evaluation_file(path, split, data), results)
     return results
+
+
+def _like(config: Config, data: Config) -> dict[str, Any]:
+    """Other data for a run, with the run's size and bands where it says nothing of them. Raises ConfigError."""
+    bands, other = config.data.get("bands"), dict(data.data)
+    if bands is not None and "sets" not in other and "bands" in FORMATS.options(other["format"]):
+        other.setdefault("bands", bands)
+    count, found = (data_bands(options) for options in (config.data, other))
+    if count != found:
+        raise ConfigError(f"{data.source}: data.bands: found {found} bands; the run reads {count}")
+    return {"size": _size(config), **other}
 
 
 def evaluation_file(run: str | Path, split: str, data: Config | None = None) -> Path:
@@ -234,8 +304,9 @@ def evaluation_file(run: str | Path, split: str, data: Config | None = None) -> 
 
 
 def _in_layers(tasks: list[Task], data: Config) -> list[Task]:
-    """The tasks whose labels other data names."""
-    layers = data.data.get("tasks")
+    """The tasks whose labels other data names; all where it, or one of several data sets, names none."""
+    named = [options.get("tasks") for options in data.data.get("sets", {"": data.data}).values()]
+    layers = None if None in named else {layer for layers in named for layer in layers}
     kept = [task for task in tasks if layers is None or (task.source or task.name) in layers]
     if not kept:
         wanted = ", ".join(task.source or task.name for task in tasks)

@@ -96,7 +96,7 @@ def check(
         for place, finding in enumerate(findings)
     ]
     samples = {split: album.draw(_spread(split, count)) for split, count in sizes.items()}
-    checked = Checked(findings, sheets(inventory), folder / "check.html")
+    checked = Checked(findings, [*_sets(datasets, tasks), *sheets(inventory)], folder / "check.html")
     page = check_page(name, checked.verdict, remarks, checked.sheets, samples)
     try:
         checked.page.write_text(page, encoding="utf-8", errors="replace")
@@ -121,6 +121,18 @@ def _open(config: Config, tasks: Sequence[Task]) -> tuple[dict[str, Dataset], li
     if not datasets:
         raise faults["train"]
     return datasets, list(dict.fromkeys(map(str, faults.values())))
+
+
+def _sets(datasets: Mapping[str, Dataset], tasks: Sequence[Task]) -> list[Sheet]:
+    """A table of the data sets of a mixture: how many images each has, and how many with a label for which task."""
+    rows: list[list[Cell]] = []
+    for name, split in sorted((name, split) for split, dataset in datasets.items() for name in dataset.sets if name):
+        dataset = datasets[split]
+        places = dataset.sets[name]
+        labels = [sum(dataset.has_label(index, task.name) for index in places) for task in tasks]
+        rows.append([name, split, len(places), *labels])
+    columns = ("data set", "split", "images", *(f"with {task.name}" for task in tasks))
+    return [Sheet("Data sets", columns, rows)] if rows else []
 
 
 def _watched(records: Iterable[Record], total: int, console: Console) -> Iterator[Record]:

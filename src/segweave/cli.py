@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+data_verbs = typer.Typer(help="Bring data into another layout, or into splits.", rich_markup_mode=None)
+app.add_typer(data_verbs, name="data")
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, of which typer has a copy in some versions
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
@@ -171,6 +174,77 @@ def methods() -> None:
     from segweave.terminal import console
 
     console().print(methods_table())
+
+
+@data_verbs.command("convert")
+def convert_data(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option(help="folder to write to; a numbered one beside it where it holds something")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    splits: Annotated[list[str] | None, typer.Option(help="a split to convert, several times for several; all")] = None,
+) -> None:
+    """Write the data of a config, in any format, as a folder with a config that reads it."""
+    from segweave.schema import read_config
+
+    checked = read_config(config, overrides or [])
+    from segweave.data.convert import convert
+    from segweave.sources import build_dataset, build_tasks
+    from segweave.terminal import console
+
+    tasks = build_tasks(checked)
+    read = partial(build_dataset, checked, tasks=tasks)
+    done = convert(checked, tasks, read, out.expanduser(), splits or (), console(stderr=True))
+    console().print(done.table())
+    for line in [*(f"{note} ({count})" for note, count in done.notes.items()), *done.problems]:
+        typer.echo(line, err=True)
+    typer.echo(f"config: {done.folder / 'config.yaml'}")
+    if done.problems:
+        raise typer.Exit(1)
+
+
+@data_verbs.command("split")
+def split_data(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option(help="folder of the lists; a numbered one beside it where it holds something")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    val: Annotated[float, typer.Option(help="share of the images that validate")] = 0.2,
+    test: Annotated[float, typer.Option(help="share of the images that test; 0 for no such split")] = 0.0,
+    group: Annotated[
+        str | None, typer.Option(help="what stays together: folder, a column, or a regular expression on the id")
+    ] = None,
+    stratify: Annotated[str | None, typer.Option(help="task whose classes are shared out; by default all")] = None,
+    near: Annotated[bool, typer.Option(help="whether images that look almost alike stay together")] = True,
+    seed: Annotated[int, typer.Option(help="another one deals otherwise")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes that read, beside this one")] = 0,
+) -> None:
+    """Deal the images of a config into splits that share no group and no copy, with each class in its share."""
+    from segweave.schema import read_config
+
+    checked = read_config(config, overrides or [])
+    from segweave.data.splitting import split
+    from segweave.sources import build_dataset, build_tasks
+    from segweave.terminal import console
+
+    tasks = build_tasks(checked)
+    done = split(
+        checked,
+        tasks,
+        partial(build_dataset, split="train", tasks=tasks),
+        out.expanduser(),
+        {"val": val} | ({"test": test} if test else {}),
+        group=group,
+        stratify=stratify,
+        near=near,
+        seed=seed,
+        workers=workers,
+        console=console(stderr=True),
+    )
+    console().print(done.table())
+    for line in [*done.notes, *done.problems]:
+        typer.echo(line, err=True)
+    typer.echo(f"config: {done.folder / 'config.yaml'}")
+    if done.problems:
+        raise typer.Exit(1)
 
 
 def _print_results(results: dict, title: str) -> None:

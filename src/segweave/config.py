@@ -148,14 +148,44 @@ def from_values(values: Any, overrides: Iterable[str] = (), source: str = "confi
         found = "nothing" if values is None else repr(values)
         raise ConfigError(f"{source}: expected a mapping with the sections {', '.join(SECTIONS)}; found {found}")
     values = _expand(values, source)  # which also gives every YAML alias a copy of its own, to be overridden alone
+    _name_sets(values, source)
     for override in overrides:
         _override(values, override)
+        _name_sets(values, source)
     for key, section in values.items():
         if key not in SECTIONS:
             raise ConfigError(f"{source}: {key}: unknown section; did you mean {nearest(str(key), SECTIONS)}?")
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{source}: {key}: expected a mapping; found {section!r}")
     return Config(**{key: section or {} for key, section in values.items()}, source=source)
+
+
+def _name_sets(values: dict[Any, Any], source: str) -> None:
+    """Several data sets as a list, alone or as `data.sets`, become `data.sets` by name."""
+    if isinstance(values.get("data"), list):
+        values["data"] = {"sets": values["data"]}
+    if isinstance(values.get("data"), dict) and isinstance(values["data"].get("sets"), list):
+        values["data"]["sets"] = _by_name(values["data"]["sets"], source)
+
+
+def _by_name(sets: list[Any], source: str) -> dict[str, Any]:
+    """A list of data sets by their `name`, else by that of their folder or format, with a number where it is taken."""
+    named: dict[str, Any] = {}
+    for place, options in enumerate(sets, 1):
+        if not isinstance(options, dict):
+            raise ConfigError(f"{source}: data, set {place}: expected a mapping with its format; found {options!r}")
+        options = dict(options)
+        own = options.pop("name", None)
+        taken = [other.get("name") for other in sets[place:] if isinstance(other, dict)] + list(named)
+        if own is not None and (own in taken or not isinstance(own, str)):
+            raise ConfigError(f"{source}: data, set {place}: found the name {own!r}; expected text, of this set alone")
+        name = plain = Path(str(options.get("root", ""))).name or str(options.get("format"))
+        number = 1
+        while own is None and name in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        named[name if own is None else own] = options
+    return named
 
 
 def _override(values: dict[str, Any], override: str) -> None:

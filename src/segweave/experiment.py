@@ -105,6 +105,7 @@ def _train(
         console.print(f"pretrained encoder: {model.encoder.matched}")
     stream = loader(state.step)
     stream.unreadable.update(state.unreadable)
+    console.print(stream.epoch_line(), highlight=False)
     total = plan.total(stream.steps_per_epoch)
     started = time.monotonic() - state.elapsed
 

@@ -36,7 +36,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         tasks: in the order of the outputs.
         encoder: the shared backbone.
         interaction: what stands between it and the heads.
-        mean, std: per band, of images in [0, 1]; normalisation is part of the network.
+        mean, std: per band, of integer images in [0, 1], of floats as they are; normalisation is part of the network.
         regularizers: beta by name, for the shared parameters and the encoder's levels.
         spec: plain values to rebuild the network from.
     """
@@ -64,6 +64,12 @@ class MultiTaskModel(nn.Module, ModelHubMixin, library_name="segweave", tags=["m
         self.spec = dict(spec or {})
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=True)
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=True)
+
+    @property
+    def bands(self) -> int | list[int] | None:
+        """The bands of a file that it sees, as `rasters.read_image` takes them; None for photographs."""
+        given = self.spec.get("in_channels", 3)
+        return given if isinstance(given, list) else None if given == 3 else given
 
     def features(self, images: Float[Tensor, "B C H W"]) -> tuple[Features, list[Tensor]]:
         """Images in [0, 1] to what the heads read, and the encoder's levels."""
@@ -257,7 +263,7 @@ def create_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     regularizers: Mapping[str, float] | None = None,
-    in_channels: int = 3,
+    in_channels: int | Sequence[int] = 3,
 ) -> MultiTaskModel:
     """One network for several tasks.
 
@@ -269,9 +275,10 @@ def create_model(
         interaction: what the tasks share.
         pretrained: timm's weights, none, or a file of encoder weights.
         backbone_options: passed to timm, such as `pad_type`, `bn_eps`, `out_indices`.
-        mean, std: per band, of images in [0, 1]; by default what timm states for the encoder.
+        mean, std: per band, of integer images in [0, 1] and of floats as they are; by default what timm states for the
+            encoder. `segweave train` computes them where `data.normalise` says so.
         regularizers: beta by name, on the shared parameters and the encoder's levels.
-        in_channels: bands of the images.
+        in_channels: how many bands the images have, or which of a file's they are, from 1: `data.bands` sets it.
 
     Raises:
         ConfigError: an unknown name, with the nearest ones.
@@ -283,7 +290,7 @@ def create_model(
         "pretrained": pretrained,
         "backbone_options": dict(backbone_options or {}),
         "regularizers": dict(regularizers or {}),
-        "in_channels": in_channels,
+        "in_channels": in_channels if isinstance(in_channels, int) else list(in_channels),
     }
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
@@ -293,7 +300,8 @@ def create_model(
     for task in tasks:
         check_regularizers(task.regularizers, f"tasks.{task.name}.regularizers", task.form)
     given = encoder is not None
-    encoder = encoder or Encoder(backbone, pretrained, backbone_options, in_channels)
+    bands = in_channels if isinstance(in_channels, int) else len(in_channels)
+    encoder = encoder or Encoder(backbone, pretrained, backbone_options, bands)
     settings = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
     shared = settings.pop("shared", True)
     if not isinstance(shared, bool):
@@ -315,7 +323,7 @@ def create_model(
     weave = INTERACTIONS.load(interaction)(reads, common, own, encoder.channels, encoder.strides)
     spec = options | {"mean": list(mean or encoder.mean), "std": list(std or encoder.std)}
     for key in ("mean", "std"):
-        bands = len(encoder.mean) if given else in_channels
+        bands = len(encoder.mean) if given else bands
         if len(spec[key]) != bands or (key == "std" and not min(spec[key]) > 0):
             above = ", each above 0" if key == "std" else ""
             raise ConfigError(f"model.{key}: found {spec[key]}; expected {bands} numbers, one per band{above}")

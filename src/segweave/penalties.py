@@ -81,8 +81,7 @@ class Penalties:
         return self._model.tasks[task].soft(outputs[task])
 
     def _back(self, task: str, mirrored: Callable[[], Mapping[str, Tensor]]) -> Tensor:
-        soft = self._soften(task, mirrored())
-        return soft.flip(-1) if self._model.tasks[task].form == "map" else soft
+        return self._model.tasks[task].mirror(self._soften(task, mirrored()))
 
     def _mirrored(self, batch: Batch) -> dict[str, Tensor]:
         """Raw outputs for the mirrored images, of the tasks that are to be consistent."""

@@ -97,12 +97,14 @@ def predict(
     out: Path,
     size: Sequence[int] | None = None,
     notes: Counter[str] | None = None,
+    bands: int | Sequence[int] | None = None,
 ) -> Iterator[tuple[str, str | None]]:
     """Writes `out/<task>/...` and `out/pictures/<id>.png` at each image's own size.
 
     Args:
         size: height and width that the network works at; None for the image's own, or less for a huge one.
         notes: counts what was done to images beyond reading them, such as "grey repeated to 3 channels".
+        bands: which of a file's bands the network sees, as `rasters.read_image` takes them; by default the model's.
 
     Yields:
         The id of each image and None, or what was wrong with it.
@@ -123,7 +125,7 @@ def predict(
         try:
             if path.is_dir():
                 raise DataError(_empty(path))
-            image, note = rasters.read_image(path)
+            image, note = rasters.read_image(path, bands=model.bands if bands is None else bands)
         except DataError as error:
             yield id, str(error)
             continue
@@ -167,7 +169,8 @@ def predict_run(
     model.to(choose_device(device))
     folder = new_folder(Path(out) if out else Path(run) / "predictions")
     notes: Counter[str] = Counter()
-    problems = [why for _, why in predict(model, sources, folder, config.data.get("size"), notes) if why]
+    size, bands = config.data.get("size"), config.data.get("bands")
+    problems = [why for _, why in predict(model, sources, folder, size, notes, bands) if why]
     return Predicted(folder, [f"{note} ({count} images)" for note, count in notes.items()], problems)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from segweave.balancing import METHODS
 from segweave.catalogue import signature_options
 from segweave.config import Config, load
-from segweave.data import FORMATS
+from segweave.data import FORMATS, SAMPLINGS
 from segweave.errors import CheckpointError
 from segweave.tasks import TASKS
 
@@ -47,7 +47,9 @@ def config_changes(folder: Path, config: Config) -> Changes:
             changes[where] = ("it" if where in old else None, "it" if where in new else None)
             continue
         choice = _CHOICES.get(where.partition(".")[0])
-        keys = [choice] if choice and old[where][choice] != new[where][choice] else {**old[where], **new[where]}
+        keys = {**old[where], **new[where]}
+        if choice in keys and old[where].get(choice) != new[where].get(choice):
+            keys = [choice]
         for key in keys:
             one, two = old[where].get(key), new[where].get(key)
             if one != two:
@@ -63,9 +65,15 @@ def _sections(config: Config) -> dict[str, dict[str, Any]]:
         return {key: default for key, (_, default) in options.items() if default is not ...} | dict(values)
 
     augment = signature_options("segweave.data.augment:Augment")[0]
-    data = filled(FORMATS.options(config.data["format"]), config.data)
+    data = dict(config.data)
+    sets = {f"data.sets.{name}": options for name, options in data.pop("sets", {}).items()}
+    if not sets:
+        data = filled(FORMATS.options(data["format"]), data)
     data["augment"] = filled(augment, config.data.get("augment") or {})
+    sampling = {"name": "proportional", **(config.data.get("sampling") or {})}
+    data["sampling"] = filled(SAMPLINGS.options(sampling["name"]), sampling)
     sections = {"data": data}
+    sections |= {where: filled(FORMATS.options(options["format"]), options) for where, options in sets.items()}
     for name, options in config.tasks.items():
         sections[f"tasks.{name}"] = filled(TASKS.options(options["kind"]), options)
     sections["model"] = filled(signature_options("segweave.model:create_model")[0], config.model)
@@ -76,8 +84,9 @@ def _sections(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _fixed(changes: Changes, new: Mapping[str, Any], old: Mapping[str, Any]) -> Changes:
-    """Those that are not allowed. `data.root` may move: the data's fingerprint says whether it is the same."""
-    free = {"data.root", *(f"train.{key}" for key in FREE)}
+    """Those that are not allowed. A `root` may move: the data's fingerprint says whether it is the same."""
+    free = {key for key in changes if key.startswith("data.") and key.endswith(".root")}
+    free |= {f"train.{key}" for key in FREE}
     if new["batch_size"] * new["accumulate"] == old["batch_size"] * old["accumulate"]:
         free |= {"train.batch_size", "train.accumulate"}  # the same images per step, in pieces that fit the memory
     return {key: pair for key, pair in changes.items() if key not in free}
@@ -88,8 +97,8 @@ def _refuse(folder: Path, fixed: Changes) -> None:
         return
     parts = []
     for key, (one, two) in list(fixed.items())[:4]:
-        if key.startswith("tasks.") and key.count(".") == 1:
-            parts.append(f"task {key.partition('.')[2]} is {'gone' if two is None else 'new'}")
+        if (one, two) in ((None, "it"), ("it", None)):
+            parts.append(f"{key.replace('tasks.', 'task ', 1)} is {'gone' if two is None else 'new'}")
         else:
             parts.append(f"{key} was {_short(one)} and is {_short(two)}")
     more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""

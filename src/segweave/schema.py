@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,16 @@ from segweave import config
 from segweave.balancing import METHODS
 from segweave.catalogue import check, signature_options
 from segweave.config import Config
-from segweave.data import FORMATS
-from segweave.errors import ConfigError
+from segweave.data import FORMATS, SAMPLINGS
+from segweave.errors import ConfigError, nearest
 from segweave.losses import LOSSES
 from segweave.regularizers.betas import check_betas
 from segweave.tasks import TASKS
 
 _PATHS = ("root",)
+_VIEWS = {"size": (list[int] | None, None), "augment": (Any, None), "sampling": (Any, None)}  # of all of the data
+_VIEWS |= {"normalise": (bool | int | None, None)}
+_MAPS = {"maps": (dict[str, dict[int, int | str]], None)}
 _UNCHANGED = {"scale": None, "flip": 0.0, "colour": 0.0}  # the augmentation that does nothing
 
 
@@ -41,7 +45,7 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
     """The same for a config that was read already."""
     if not raw.tasks and not data_only:
         raise ConfigError(f"{raw.source}: tasks: missing; expected at least one task")
-    data = _with_choice(raw.data, "format", FORMATS, "data", {"augment", "size"})
+    data = _checked_sets(raw.data, base) if "sets" in raw.data else _checked_set(raw.data, "data", _VIEWS, base)
     data |= _checked_views(data)
     tasks = {}
     for name, options in raw.tasks.items():
@@ -52,21 +56,58 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
         check_betas(options.get("regularizers"), f"tasks.{name}.regularizers")
         if isinstance(options.get("classes"), str):
             tasks[str(name)]["classes"] = _locate(options["classes"], base)
+    _check_layers(data.get("sets", {}), tasks)
     model = check(raw.model, signature_options("segweave.model:create_model")[0], "model")
+    model |= _checked_bands(data, model)
     check_betas(model.get("regularizers"), "model.regularizers")
     if isinstance(model.get("pretrained"), str):
         model["pretrained"] = _locate(model["pretrained"], base)
     balancing = _with_choice({"method": "equal", **raw.balancing}, "method", METHODS, "balancing")
     train = check(raw.train, signature_options("segweave.plan:Plan")[0], "train")
-    for key in _PATHS:
-        if isinstance(data.get(key), str):
-            data[key] = _locate(data[key], base)
     return replace(raw, data=data, tasks=tasks, model=model, balancing=balancing, train=train)
 
 
+def _checked_set(options: Mapping[str, Any], where: str, extra: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """One data set: its format with that format's options, and those of `extra`."""
+    checked = _with_choice(options, "format", FORMATS, where, extra)
+    for key in _PATHS:
+        if isinstance(checked.get(key), str):
+            checked[key] = _locate(checked[key], base)
+    return checked
+
+
+def _checked_sets(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Several data sets by name, with the options of all of them beside `sets`."""
+    checked = check(data, {"sets": (dict[str, dict[str, Any]], ...), **_VIEWS}, "data")
+    if not checked["sets"]:
+        raise ConfigError("data.sets: found none; expected at least one data set")
+    for name, options in checked["sets"].items():
+        where = f"data.sets.{name}"
+        if not re.fullmatch(r"\w[\w .-]*", name):
+            raise ConfigError(f"{where}: found the name {name!r}; expected letters, digits, '_', '-', '.' and blanks")
+        checked["sets"][name] = _checked_set(options, where, _MAPS, base)
+    return checked
+
+
+def _check_layers(sets: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    """A layer that no task reads is misspelt: the set would be without these labels, and nothing would say so."""
+    known = {key for name, options in tasks.items() for key in (name, options.get("source"), options["kind"])}
+    for name, options in sets.items():
+        for layer in options.get("tasks") or ():
+            if tasks and layer not in known:
+                near = nearest(layer, tasks)
+                raise ConfigError(f"data.sets.{name}.tasks.{layer}: no task reads this layer; did you mean {near}?")
+
+
 def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data.size` and `data.augment` where they are written: how large and how varied the network sees an image."""
+    """`data.size`, `augment` and `sampling` where they are written: how large, how varied and how often images come."""
     views: dict[str, Any] = {}
+    sampling = data.get("sampling")
+    if sampling is not None:
+        sampling = {"name": sampling} if isinstance(sampling, str) else sampling
+        if not isinstance(sampling, Mapping):
+            raise ConfigError(f"data.sampling: found {sampling!r}; expected a name, or a mapping with a name in it")
+        views["sampling"] = _with_choice(sampling, "name", SAMPLINGS, "data.sampling")
     size, augment = data.get("size"), data.get("augment")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"data.size: found {list(size)}; expected [height, width] in whole pixels, both above 0")
@@ -79,16 +120,42 @@ def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:
     return views
 
 
+def data_bands(options: Mapping[str, Any]) -> int:
+    """How many bands the images of a data set, or of the first of several, are read with."""
+    bands = next(iter(options.get("sets", {"": options}).values())).get("bands")
+    return 3 if bands is None else bands if isinstance(bands, int) else len(bands)
+
+
+def _checked_bands(data: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """`model.in_channels` as the `bands` of the data have it, where they are written."""
+    sets = data.get("sets", {"": data})
+    bands = {name: options.get("bands") for name, options in sets.items()}
+    for name, found in bands.items():
+        if found is not None and min([found] if isinstance(found, int) else found, default=0) < 1:
+            where = f"data.sets.{name}" if name else "data"
+            raise ConfigError(f"{where}.bands: found {found}; expected how many there are, or a list of them from 1")
+    counts = {name: data_bands(options) for name, options in sets.items()}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(f"data.sets: found {counts} bands; expected as many in every set: choose with sets.*.bands")
+    limit = data.get("normalise")
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit < 1:
+        raise ConfigError(f"data.normalise: found {limit}; expected true, false or a number of images")
+    first, *others = bands.values()
+    given = first if all(other == first for other in others) else next(iter(counts.values()))
+    if model.get("in_channels", given or 3) != (given or 3):
+        found = model["in_channels"]
+        raise ConfigError(f"model.in_channels: found {found}; the data have {given or 3}; set data.bands alone")
+    return {} if given is None else {"in_channels": given}
+
+
 def _with_choice(
-    section: Mapping[str, Any], key: str, table: Any, where: str, extra: Iterable[str] = ()
+    section: Mapping[str, Any], key: str, table: Any, where: str, extra: Mapping[str, tuple[Any, Any]] | None = None
 ) -> dict[str, Any]:
-    """Checks a section whose `key` chooses the class that has the other options."""
+    """Checks a section whose `key` chooses the class that has the other options, but for those of `extra`."""
     if not isinstance(section.get(key), str):
         raise ConfigError(f"{where}.{key}: missing; expected one of {', '.join(table)}")
     table.require(section[key], f"{where}.{key}")
-    options = {name: (Any, None) for name in extra if name != "size"} | table.options(section[key])
-    if "size" in extra:
-        options.setdefault("size", (list[int] | None, None))
+    options = (extra or {}) | table.options(section[key])
     values = {name: value for name, value in section.items() if name != key}
     return {key: section[key], **check(values, options, where)}
 

@@ -1,4 +1,4 @@
-"""Layouts of data folders as they occur, splits, missing labels; and what every data format promises."""
+"""Layouts of data folders as they occur, splits and missing labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segweave.data import FORMATS
 from segweave.data.dataset import Dataset
 from segweave.data.folder import Folder
 from segweave.data.layout import by_owner, list_files, read_list, regex, without_suffix
 from segweave.errors import ConfigError, DataError
 from segweave.tasks import Classification, Depth, Semantic
+from segweave.tasks.task import Task
 
 MASK = Semantic("mask", classes=200)
 Make = Callable[..., Path]
@@ -565,11 +565,8 @@ def test_ten_thousand_files_are_matched_in_seconds(tmp_path: Path) -> None:
     assert len(read_list(tmp_path / "l.txt", {id: tmp_path / f"{id}.png" for id in ids})[0]) == 2000
 
 
-# What every data format promises
-
-
-def folder_set(root: Path) -> Dataset:
-    if not root.exists():
+def made(root: Path) -> tuple[dict[str, Any], Sequence[Task]]:
+    if not root.exists() or not any(root.iterdir()):
         rng = np.random.default_rng(1)
         for name in ("images", "semantic", "scene"):
             (root / name).mkdir(parents=True)
@@ -579,58 +576,12 @@ def folder_set(root: Path) -> Dataset:
                 Image.fromarray(rng.integers(0, 3, (10, 14), dtype=np.uint8)).save(root / "semantic" / f"{i}.png")
             if i % 3:
                 (root / "scene" / f"{i}.txt").write_text("ab"[i % 2])
-    tasks = [Semantic("semantic", classes=3), Classification("scene", classes=["a", "b"])]
-    return Folder("train", tasks, root=str(root))
+    return {"root": str(root)}, [Semantic("semantic", classes=3), Classification("scene", classes=["a", "b"])]
 
 
-def synthetic_set(root: Path) -> Dataset:  # noqa: ARG001
-    from segweave.data import Synthetic
-
-    classes = Synthetic.default_classes()
-    tasks = [
-        Semantic("semantic", classes=classes["semantic"]),
-        Depth("depth"),
-        Classification("scene", classes=classes["scene"]),
-    ]
-    return Synthetic("train", tasks, size=[24, 40], count=4)
-
-
-SETS: dict[str, Callable[[Path], Dataset]] = {"folder": folder_set, "synthetic": synthetic_set}
-
-
-def test_no_format_escapes() -> None:
-    assert set(SETS) == set(FORMATS)
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_every_format_keeps_its_promises(name: str, tmp_path: Path) -> None:
-    dataset, again = SETS[name](tmp_path / "set"), SETS[name](tmp_path / "set")
-    assert len(dataset) == len(dataset.ids) == len(set(dataset.ids)) > 0
-    assert list(dataset.ids) == list(again.ids)
-    assert dataset.fingerprint() == again.fingerprint()
-    readers = dataset.readers  # pyright: ignore
-    counts = dict.fromkeys(readers, 0)
-    for index, id in enumerate(dataset.ids):
-        sample, twin = dataset[index], again[index]
-        assert sample.id == id
-        assert sample.image.shape[0] == 3
-        assert torch.equal(sample.image, twin.image)
-        for task, reader in readers.items():
-            alone = dataset.annotation(index, task)
-            assert (alone is None) == (task not in sample.annotations)
-            if alone is None:
-                continue
-            counts[task] += 1
-            assert torch.equal(alone, sample.annotations[task])
-            assert torch.equal(alone, twin.annotations[task])
-            if reader.dense:
-                assert alone.shape[-2:] == sample.image.shape[-2:]
-            reader.encode(alone)
-    assert counts == {task: dataset.labelled(task) for task in readers}
-    assert not dataset.notes
-    where = {"root": str(tmp_path / "set")} if name == "folder" else {}
-    with pytest.raises(ConfigError, match="holdout"):
-        FORMATS.load(name)("holdout", list(readers.values()), **where)
+def folder_set(root: Path) -> Folder:
+    options, tasks = made(root)
+    return Folder("train", tasks, **options)
 
 
 def test_the_fingerprint_follows_the_data(tmp_path: Path) -> None:

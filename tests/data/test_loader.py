@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from itertools import islice
 
@@ -13,6 +14,8 @@ from segweave.batch import Batch, Sample
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
 from segweave.data.loader import Effective, Loader, collate, evaluation_batches, seed_for
+from segweave.data.mixture import Mixture, Part
+from segweave.data.sampling import SAMPLINGS
 from segweave.errors import DataError, UnreadableError
 from segweave.tasks import Classification, Semantic
 from segweave.tasks.task import Task
@@ -225,3 +228,77 @@ def test_more_than_one_unreadable_image_in_a_hundred_ends_training(workers: int)
 def test_an_unreadable_image_is_counted_once_in_all_epochs() -> None:
     _, loader = damaged_steps(28 * 2, 1)
     assert list(loader.unreadable) == ["image-1"]
+
+
+def hashes(count: int, mixed: bool, sampling: str, **options: int) -> list[str]:
+    """SHA-256 of everything in the batches of some steps: ids, images, rows and targets."""
+    data: Dataset = Memory()
+    if mixed:
+        tasks = tuple(TASKS)
+        data = Mixture({"a": Part(Memory(), tasks), "b": Part(Damaged(count=5), tasks)}, [*TASKS.values()])
+    size = options.get("batch_size", 4) * options.get("accumulate", 1)
+    chosen = {"repeat_factor": {"task": "scene", "threshold": 0.6}, "tasks": {"minimum": 2}}.get(sampling, {})
+    made = SAMPLINGS.load(sampling)(data, TASKS, size, 3, **chosen)
+    loader = Loader(
+        data, TASKS, Augment([10, 14], crop=[8, 8]), sampling=made, **{"batch_size": 4, "seed": 3, **options}
+    )
+    found = []
+    for step in islice(iter(loader), count):
+        digest = hashlib.sha256(repr((step.step, step.epoch, [list(batch.ids) for batch in step.micro])).encode())
+        for batch in step.micro:
+            parts = [(name, part) for name, t in sorted(batch.targets.items()) for part in (t.rows, t.value)]
+            for name, part in [("", batch.images), *parts]:
+                plain = part.as_subclass(Tensor).contiguous()
+                digest.update(repr((name, plain.dtype, plain.shape)).encode() + plain.numpy().tobytes())
+        found.append(digest.hexdigest())
+    return found
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_batches_are_a_function_of_seed_epoch_and_position(sampling: str, mixed: bool) -> None:
+    whole = hashes(13, mixed, sampling)
+    assert len(set(whole)) == 13
+    for start, workers in ((0, 1), (0, 2), (1, 0), (4, 0), (9, 0), (6, 2)):
+        assert hashes(13 - start, mixed, sampling, workers=workers, start_step=start) == whole[start:]
+    assert set(whole).isdisjoint(hashes(3, mixed, sampling, seed=4))
+
+
+def test_sets_in_another_order_give_the_same_batches() -> None:
+    def made(*names: str) -> Mixture:
+        return Mixture({name: Part(Memory(broken=-1), tuple(TASKS)) for name in names}, [*TASKS.values()])
+
+    for sampling in ("proportional", "uniform", "round_robin"):
+        found = []
+        for data in (made("a", "b"), made("b", "a")):
+            order = SAMPLINGS.load(sampling)(data, TASKS, 4, 3)
+            loader = Loader(data, TASKS, Augment([8, 8]), batch_size=4, sampling=order, seed=3)
+            found.append([ids(step) for step in islice(iter(loader), 7)])
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_processes_that_share_the_steps_lose_no_image_whatever_their_number(sampling: str) -> None:
+    """What `keys` says does not depend on who reads: slices of each step, by any number of readers, are the epoch."""
+    chosen = {"task": "scene"} if sampling == "repeat_factor" else {}
+
+    def epoch(batch_size: int, accumulate: int) -> list[list[tuple[int, int, int]]]:
+        order = SAMPLINGS.load(sampling)(Memory(), TASKS, 4, 3, **chosen)
+        loader = Loader(Memory(), TASKS, Augment([8, 8]), batch_size=batch_size, accumulate=accumulate, sampling=order)
+        return [[key for micro in loader.keys(step) for key in micro] for step in range(loader.steps_per_epoch)]
+
+    whole = epoch(4, 1)
+    assert epoch(2, 2) == epoch(1, 4) == whole
+    assert [position for step in whole for _, position, _ in step] == list(range(sum(map(len, whole))))
+    # one process for the first step, two from then on
+    taken = [*whole[0], *(key for step in whole[1:] for rank in range(2) for key in step[rank::2])]
+    assert sorted(taken) == sorted(key for step in whole for key in step)
+
+
+def test_an_epoch_in_one_line() -> None:
+    loader = Loader(Memory(), TASKS, Augment([8, 8]), batch_size=4)
+    assert loader.epoch_line() == "an epoch: 10 images, 3 steps"
+    data = Mixture({"b": Part(Memory(), ("scene",)), "a": Part(Damaged(count=5), ("scene",))}, [*TASKS.values()])
+    order = SAMPLINGS.load("uniform")(data, TASKS, 4, 0)
+    mixed = Loader(data, TASKS, Augment([8, 8]), batch_size=2, accumulate=2, sampling=order)
+    assert mixed.epoch_line() == "an epoch: 16 images (a 8, b 8), 4 steps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ def tasks() -> list[Any]:
         Classification("scene", classes=list(streets.SCENES)),
         Detection("objects", classes=list(streets.OBJECTS)),
     ]
+
+
+def made(root: Path) -> tuple[dict[str, Any], list[Any]]:  # noqa: ARG001
+    return {"size": [24, 40], "count": 4}, tasks()
 
 
 def data(split: str = "train", **options: Any) -> Synthetic:

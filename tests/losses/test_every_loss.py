@@ -20,10 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import segweave.losses
 from segweave.losses import LOSSES
+from segweave.losses.balanced_bce import BalancedBCE
 from segweave.losses.bce import BCE
 from segweave.losses.berhu import BerHu
 from segweave.losses.boundary import Boundary
 from segweave.losses.centerness import Centerness
+from segweave.losses.cosine import Cosine
 from segweave.losses.cross_entropy import CrossEntropy
 from segweave.losses.dice import Dice
 from segweave.losses.focal import Focal
@@ -54,6 +56,11 @@ def cases() -> dict[str, tuple[Loss, Tensor, Tensor]]:
     weight = torch.tensor([1.0, 2.0, 0.5])
     corners = torch.rand(3, 4, 4, dtype=torch.float64) + torch.tensor([0.0, 0, 4, 3])
     sides = torch.rand(3, 4, 4, dtype=torch.float64) + 0.1
+    vectors = torch.randn(3, 3, 2, 3, dtype=torch.float64)
+    faces = functional.normalize(torch.randn(3, 3, 2, 3, dtype=torch.float64), dim=1)
+    faces = faces.where(torch.rand(3, 1, 2, 3) < 0.7, 0)
+    faces[1] = 0
+    edges = torch.where(mask == 2, 0, mask)
     boxed = torch.rand(3, 4, 1) < 0.7
     boxed[1] = False
     return {
@@ -84,9 +91,13 @@ def cases() -> dict[str, tuple[Loss, Tensor, Tensor]]:
         "bce": (BCE(-1), labels, known),
         "bce of classes": (BCE(IGNORE), logits, mask),
         "bce of bytes": (BCE(IGNORE, 1), logits, mask.to(torch.uint8)),
+        "balanced_bce": (BalancedBCE(IGNORE), logits[:, :2], edges),
+        "balanced_bce fixed": (BalancedBCE(IGNORE, pos_weight=0.95), logits[:, :2], edges.to(torch.uint8)),
         "giou": (GIoU(), corners + torch.rand(3, 4, 4, dtype=torch.float64), corners.where(boxed, 0)),
         "centerness": (Centerness(), points[:, 0].repeat(1, 2)[:, :4], sides.where(boxed, -1.0)),
         "l1": (L1(), depth, metres),
+        "l1 of vectors": (L1(), vectors, faces),
+        "cosine": (Cosine(), vectors, faces),
         "silog": (ScaleInvariantLog(), depth, metres),
         "silog scale free": (ScaleInvariantLog(variance_focus=1.0), depth, metres),
         "berhu": (BerHu(), depth, metres),
@@ -213,7 +224,7 @@ def test_gradient_of_anything_is_finite(name: str, size: float) -> None:
         outputs += [target, (2 * target - 1) * size, (1 - 2 * target) * size]
     elif not target.is_floating_point():
         known = torch.where(target == IGNORE, 0, target).long()
-        right = functional.one_hot(known, 3).movedim(-1, 1) * size
+        right = functional.one_hot(known, output.shape[1]).movedim(-1, 1) * size
         outputs += [right, -right]
     for values in outputs:
         given = values.float().requires_grad_()
@@ -269,7 +280,9 @@ def test_counts_a_target_on_another_device(name: str) -> None:
     assert loss.count(target.to("meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["bce", "focal of labels", "l1", "silog", "berhu", "gradient_matching"])
+@pytest.mark.parametrize(
+    "name", ["bce", "focal of labels", "l1", "l1 of vectors", "cosine", "silog", "berhu", "gradient_matching"]
+)
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_unlabelled_outputs_may_be_anything(name: str, bad: float) -> None:
     loss, output, target = cases()[name]
@@ -295,7 +308,9 @@ class Written(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("kind", [CrossEntropy, Focal, BCE, SoftIoU, Dice, Tversky, LovaszSoftmax, Boundary])
+@pytest.mark.parametrize(
+    "kind", [CrossEntropy, Focal, BCE, BalancedBCE, SoftIoU, Dice, Tversky, LovaszSoftmax, Boundary]
+)
 def test_counting_makes_no_wider_copy_of_the_target(kind: Callable[[int], Loss]) -> None:
     """It is counted twice a step: a copy in int64 took eight times the memory, and the time to fill it."""
     target = torch.zeros(4, 50, 60, dtype=torch.uint8)

@@ -19,7 +19,9 @@ import segweave.metrics
 from segweave.metrics.classification import ClassificationMetric
 from segweave.metrics.depth import DepthMetric
 from segweave.metrics.detection import DetectionMetric
+from segweave.metrics.edges import EdgeMetric
 from segweave.metrics.metric import Metric
+from segweave.metrics.normals import NormalsMetric
 from segweave.metrics.segmentation import SegmentationMetric
 
 Unpack = Callable[[Tensor], Mapping[str, Tensor]]
@@ -41,6 +43,9 @@ def cases() -> dict[str, Case]:
     labels = torch.randint(0, 3, (6, 4, 5))
     mask = labels.where(torch.rand(labels.shape) < 0.8, 255)
     metres = torch.rand(6, 4, 5, dtype=torch.float64) * 9 + 1
+    faces = torch.nn.functional.normalize(torch.randn(6, 3, 4, 5, dtype=torch.float64), dim=1)
+    lines = torch.zeros(6, 9, 12)
+    lines[:, 2, 1:9] = lines[:, 5:8, 10] = 1
     classes = torch.tensor([0, 1, 2, -1, 1, 0])
     one_hot = torch.nn.functional.one_hot(classes.clamp(min=0), 3).double()
     several = torch.tensor([[0, 1, 1], [1, 0, -1], [1, 1, 0], [0, 0, 1], [-1, 1, 1], [0, 1, 0]], dtype=torch.float64)
@@ -66,6 +71,20 @@ def cases() -> dict[str, Case]:
             metres,
             torch.where(torch.rand(metres.shape) < 0.2, math.nan, metres * (2 + torch.rand(metres.shape))),
             metres.where(torch.rand(metres.shape) < 0.8, 0),
+        ),
+        "normals": (
+            NormalsMetric,
+            under("normals"),
+            faces,
+            torch.where(torch.rand(6, 1, 4, 5) < 0.2, math.nan, -faces + 0.1 * torch.randn(faces.shape)),
+            faces.where(torch.rand(6, 1, 4, 5) < 0.8, 0),
+        ),
+        "edges": (
+            lambda: EdgeMetric(255, nms=False),
+            under("edges"),
+            lines,
+            torch.rand(lines.shape) * torch.where(lines > 0, 0.5, 0.8),
+            lines.long().where((lines > 0) | (torch.rand(lines.shape) < 0.8), 255),
         ),
         "classification": (
             lambda: ClassificationMetric(list("abc")),

@@ -22,9 +22,10 @@ class Augment:
     Args:
         size: height and width that images are brought to before the random scale; None keeps their own.
         scale: range of the random scale, drawn log-uniformly; None for none.
-        crop: height and width of the result; by default `size`. Smaller pictures are padded.
+        crop: height and width of the result; by default `size`. Smaller pictures are padded: with grey where they are
+            8-bit RGB, else with the mean of each band, because a fixed value may be far from all that occurs.
         flip: probability of a left-right flip.
-        colour: largest relative change of brightness, contrast and saturation.
+        colour: largest relative change of brightness, contrast and saturation; of three bands of integers only.
 
     Raises:
         ConfigError: values out of range.
@@ -70,18 +71,21 @@ class Augment:
         # whole pixels leave a zoom that differs a little from the drawn one, and from one axis to the other
         zoom = math.sqrt(out_h * height / (window_h * target_h) * out_w * width / (window_w * target_w))
 
-        def move(value: Tensor, fill: int | float, mode: InterpolationMode) -> Tensor:
+        def move(value: Tensor, fill: int | float | None, mode: InterpolationMode) -> Tensor:
             value = functional.resized_crop(
                 value, top, left, window_h, window_w, [out_h, out_w], interpolation=mode, antialias=True
             )
             if any(padding):
-                value = functional.pad(value, padding, fill=fill)
+                means = value.float().mean((1, 2)).tolist() if fill is None else fill
+                value = functional.pad(value, padding, fill=means)
             return functional.horizontal_flip(value) if flip else value
 
         # uint16 has no resize kernel; floats in [0, 1] hold it exactly enough for what interpolation keeps of it
         image = sample.image if sample.image.dtype == torch.uint8 else to_float(sample.image)
-        image = move(image, 114 if image.dtype == torch.uint8 else 114 / 255, InterpolationMode.BILINEAR)
-        if self.colour and image.shape[0] == 3:
+        photograph = image.dtype == torch.uint8 and len(image) == 3
+        image = move(image, 114 if photograph else None, InterpolationMode.BILINEAR)
+        # torchvision's colour operators cut floats to [0, 1], which need not be the range of a file's own
+        if self.colour and len(image) == 3 and not sample.image.is_floating_point():
             image = self._recolour(image, chance[4:])
         annotations = {}
         for name, annotation in sample.annotations.items():
@@ -110,7 +114,7 @@ class Resize:
         self.size = size
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Image [C, H, W] of any type to float32 [C, h, w] in [0, 1]."""
+        """Image [C, H, W] of any type to float32 [C, h, w], as `to_float` does."""
         if self.size is None or list(image.shape[-2:]) == list(self.size):
             return to_float(image)
         image = image if image.dtype == torch.uint8 else to_float(image)
@@ -118,6 +122,6 @@ class Resize:
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 and uint16 to float32 in [0, 1]; floats as they are."""
+    """uint8 and uint16 to float32 in [0, 1]; floats as they are, in their own range."""
     whole = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(image.dtype)
     return image.float() / whole if whole else image.float()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,10 @@ class Dataset(ABC):
     def __getitem__(self, index: int) -> Sample:
         """One image with all its annotations. Raises DataError."""
 
+    def image(self, index: int) -> Tensor:
+        """One image alone, [C, H, W] as read; formats that can leave its labels unread do. Raises DataError."""
+        return self[index].image
+
     @abstractmethod
     def annotation(self, index: int, task: str) -> Tensor | None:
         """One label alone, None where the image has none."""
@@ -43,6 +48,15 @@ class Dataset(ABC):
     @abstractmethod
     def labelled(self, task: str) -> int:
         """How many images carry a label for the task, without decoding any."""
+
+    def has_label(self, index: int, task: str) -> bool:
+        """Whether an image carries a label for the task; formats that know it without decoding one say so."""
+        return self.annotation(index, task) is not None
+
+    @property
+    def sets(self) -> Mapping[str, range]:
+        """The places of the data sets that this one is made of, by name; a single one has none."""
+        return {"": range(len(self))}
 
     @property
     def splits(self) -> Sequence[str]:
@@ -58,9 +72,19 @@ class Dataset(ABC):
         """Changes when the data does."""
 
     @classmethod
-    def default_classes(cls) -> Mapping[str, Sequence[str]]:
-        """Class names by layer, and by task kind where one layer is of it; empty where the format knows none."""
+    def default_classes(cls, options: Mapping[str, Any] | None = None) -> Mapping[str, Sequence[str]]:  # noqa: ARG003
+        """Class names by layer, and by task kind where one layer is of it; empty where the format knows none.
+
+        Args:
+            options: of a config; without them, of all that the format may hold.
+        """
         return {}
+
+    @classmethod
+    def layers(cls, options: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Kind by layer of data with these options of a config; None where nothing says which layers there are."""
+        layers = options.get("tasks")
+        return {layer: layer for layer in layers} if layers else None
 
 
 def match_layers(tasks: Sequence[Task], layers: Mapping[str, str]) -> dict[str, str]:
@@ -74,18 +98,57 @@ def match_layers(tasks: Sequence[Task], layers: Mapping[str, str]) -> dict[str, 
     """
     matched = {}
     for task in tasks:
-        of_kind = [layer for layer, kind in layers.items() if kind == task.kind]
-        if task.source is not None and task.source not in layers:
+        layer = _layer(task, layers)
+        if layer is None and task.source is not None:
             raise ConfigError(f"tasks.{task.name}.source: no layer {task.source!r}; the data has {', '.join(layers)}")
-        if task.source is not None:
-            matched[task.name] = task.source
-        elif task.name in layers:
-            matched[task.name] = task.name
-        elif len(of_kind) == 1:
-            matched[task.name] = of_kind[0]
-        else:
+        if layer is None:
             raise ConfigError(
                 f"tasks.{task.name}: the data has no layer of that name (it has {', '.join(layers) or 'none'}); "
                 f"name one in tasks.{task.name}.source"
             )
+        matched[task.name] = layer
     return matched
+
+
+def must_read(tasks: Sequence[Task], matched: Mapping[str, str], layers: Mapping[str, str]) -> None:
+    """Raises ConfigError for a task whose layer is not of the kind that it reads.
+
+    Args:
+        matched: layer by task.
+        layers: kind by layer name.
+    """
+    for task in tasks:
+        layer = matched[task.name]
+        if layers[layer] != task.reads:
+            fitting = ", ".join(name for name, kind in layers.items() if kind == task.reads)
+            raise ConfigError(
+                f"tasks.{task.name}.source: layer {layer!r} holds labels of kind {layers[layer]!r}; this task reads "
+                f"{task.reads!r}: expected {fitting or 'another format'}"
+            )
+
+
+def labelled_layers(tasks: Sequence[Task], layers: Mapping[str, str]) -> dict[str, str]:
+    """The layers of those of the tasks that one of several data sets has labels for.
+
+    As in `match_layers`, but the kind alone decides only for the one task of its kind: a second one may well be
+    labelled in another set only.
+
+    Args:
+        layers: kind by layer name.
+    """
+    found = {}
+    for task in tasks:
+        layer = _layer(task, layers)
+        alone = sum(other.kind == task.kind for other in tasks) == 1
+        if layer is not None and (alone or layer in (task.source, task.name)):
+            found[task.name] = layer
+    return found
+
+
+def _layer(task: Task, layers: Mapping[str, str]) -> str | None:
+    of_kind = [layer for layer, kind in layers.items() if kind == task.kind]
+    if task.source is not None:
+        return task.source if task.source in layers else None
+    if task.name in layers:
+        return task.name
+    return of_kind[0] if len(of_kind) == 1 else None

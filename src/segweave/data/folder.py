@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
-from segweave import rasters
-from segweave.batch import Sample
 from segweave.data import shares
-from segweave.data.dataset import Dataset, match_layers
+from segweave.data.dataset import match_layers
+from segweave.data.files import ImageFiles, Label
 from segweave.data.layout import (
     RASTERS,
     Table,
@@ -34,11 +32,10 @@ from segweave.tasks.task import Task
 _TEXTS = frozenset({".txt"})
 _LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-Label = Path | str | Callable[[], Tensor]
 Named = TypeVar("Named")
 
 
-class Folder(Dataset):
+class Folder(ImageFiles):
     """A folder of images with labels beside them; any label may be missing on any image.
 
     In a pattern, `*` is any text within one name, `**` any folders, `{stem}` the image's id, `{split}` the split's
@@ -58,6 +55,8 @@ class Folder(Dataset):
             object) or `instances` (each value is an object). The task's `ids` say which values are which class.
         table: CSV or TSV file in `root`, a row an image. Unless the images come from it, its rows are joined to them by
             the column that names most of them.
+        bands: of the images: null for photographs; a number where all files have so many; or a list of those to read
+            from them, in that order, from 1. Pictures show the first three as red, green and blue.
         splits: by split, a list file (an image a line, found by the end of its path), a sub-folder's name,
             `column=value` of the table, or a share of the images that no other split names. `train` is the rest. By
             default the sub-folders train, val and test (also training, valid, validation, testing) where they exist,
@@ -80,11 +79,13 @@ class Folder(Dataset):
         derive: Mapping[str, str] | None = None,
         table: str | None = None,
         splits: Mapping[str, str | float | int] | None = None,
+        bands: int | Sequence[int] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise ConfigError(f"data.root: {root}: no such folder; expected the folder that holds the images")
         self.split = split
+        self.bands = bands
         self.readers = {task.name: task for task in readers}
         layers = dict(tasks) if tasks else {(task.source or task.name): (task.source or task.name) for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
@@ -104,10 +105,11 @@ class Folder(Dataset):
                 why = shares.none_drawn(split, self._splits, pool)
             raise DataError(f"{self.root}: split {split!r} has no images; {why}")
         self._images = {id: pool[id] for id in self.ids}
-        self._labels: dict[str, dict[str, Label]] = {}
+        labels: dict[str, dict[str, Label]] = {}
         for task in readers:
             found = self._find_labels(task, layers[self.layer[task.name]], pool)
-            self._labels[task.name] = {id: found[id] for id in self.ids if id in found}
+            labels[task.name] = {id: found[id] for id in self.ids if id in found}
+        self._labels = labels
 
     def _derivations(self, derive: Mapping[str, str]) -> dict[str, str]:
         """How the labels of a task are made of masks, by task."""
@@ -308,6 +310,7 @@ class Folder(Dataset):
             return label()
         if isinstance(label, Path):
             return reader.read_derived(label, self._derive[task]) if task in self._derive else reader.read(label)
+        assert isinstance(label, str)
         try:
             annotation = reader.parse(label)
         except DataError as error:
@@ -315,47 +318,9 @@ class Folder(Dataset):
             raise DataError(f"{path}: image {self.ids[index]!r}: {error}") from None
         return annotation if annotation is not None else reader.read(self.root / label)
 
-    def __getitem__(self, index: int) -> Sample:
-        path = self._images[self.ids[index]]
-        image, note = rasters.read_image(path)
-        if note:
-            self.notes.update(note.split("; "))
-        annotations = {}
-        for name, reader in self.readers.items():
-            annotation = self.annotation(index, name)
-            if annotation is None:
-                continue
-            self.notes.update(reader.notes(annotation))
-            own = reader.size(annotation)
-            if own is not None and own != tuple(image.shape[-2:]):
-                (height, width), (h, w) = image.shape[-2:], own
-                turned = "EXIF" in (note or "") and (h, w) == (width, height)
-                raise DataError(
-                    f"{self.file(index, name) or f'tasks.{name}'}: label is {w}x{h} but its image {path} is "
-                    f"{width}x{height}; expected the same size"
-                    + ("; the image's EXIF turns it and the label has none: save both upright" if turned else "")
-                )
-            annotations[name] = annotation
-        return Sample(self.ids[index], image, annotations)
-
     @property
     def splits(self) -> Sequence[str]:
         return list({"train": "", **self._splits})
-
-    def file(self, index: int, task: str | None = None) -> Path | None:
-        label = self._images[self.ids[index]] if task is None else self._labels[task].get(self.ids[index])
-        return label if isinstance(label, Path) else None
-
-    def labelled(self, task: str) -> int:
-        return len(self._labels[task])
-
-    def fingerprint(self) -> str:
-        """Covers ids, table cells, and size and three blocks of every file; all bytes would take an epoch's time."""
-        digest = hashlib.sha256()
-        for id in self.ids:
-            parts = [self._images[id], *(labels.get(id) for labels in self._labels.values())]
-            digest.update(repr((id, [_summary(p) for p in parts])).encode())
-        return digest.hexdigest()
 
 
 def _contents(folder: Path) -> str:
@@ -369,22 +334,3 @@ def _by_name(files: Mapping[str, Named], ids: Collection[str]) -> dict[str, Name
     theirs, ours = (Counter(map(last, names)) for names in (files, ids))
     single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
     return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}
-
-
-def _summary(path: Label | None) -> Any:
-    """What stands for a label or an image in a fingerprint."""
-    if callable(path):
-        return path().tolist()
-    if not isinstance(path, Path):
-        return path
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            return size, [_block(file, start) for start in (0, size // 2, max(0, size - 4096))]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path, or leave it out") from None
-
-
-def _block(file: IO[bytes], start: int) -> bytes:
-    file.seek(start)
-    return hashlib.sha256(file.read(4096)).digest()

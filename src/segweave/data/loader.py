@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 from segweave.batch import Batch, Labelled, Sample
 from segweave.data.augment import Augment, Resize, to_float
 from segweave.data.dataset import Dataset
+from segweave.data.sampling.proportional import Proportional
+from segweave.data.sampling.sampling import Sampling, cut
 from segweave.data.workers import Watch, guarded, leave_signals
 from segweave.errors import DataError, UnreadableError
 from segweave.seeds import seed_for as seed_for
@@ -42,8 +45,8 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
         if sample.image.shape != samples[0].image.shape:
             (one, first), (two, other) = ((s.id, list(s.image.shape)) for s in (samples[0], sample))
             raise DataError(
-                f"images {one!r} {first} and {two!r} {other} differ in size and cannot share a batch; set data.size or "
-                f"data.augment.crop"
+                f"images {one!r} {first} and {two!r} {other} differ in size or bands and cannot share a batch; set "
+                f"data.size, data.augment.crop or data.bands"
             )
     targets = {}
     for name, task in tasks.items():
@@ -117,6 +120,10 @@ class _Stream:
 class Loader:
     """Endless effective batches of augmented training images.
 
+    The images of a step and what augmentation makes of them are a function of (seed, epoch, position in the epoch), for
+    any number of workers, and the stream begins at any step without making those before it. The order is that of the
+    effective batch: processes that share a step divide its images, so that their number may change between two steps.
+
     Args:
         dataset: the images.
         tasks: by name.
@@ -126,6 +133,8 @@ class Loader:
         seed: of the order and of the augmentation.
         workers: processes that read; 0 reads in this one.
         start_step: where the stream begins.
+        sampling: which images make each step, with effective batches of batch_size x accumulate; each image once an
+            epoch by default.
 
     Attributes:
         notes: what reading the images so far gave a user to know (such as conversions), and how often.
@@ -143,16 +152,16 @@ class Loader:
         seed: int = 0,
         workers: int = 0,
         start_step: int = 0,
+        sampling: Sampling | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.seed = seed
         self.start_step = start_step
-        self.steps_per_epoch = -(-len(dataset) // (batch_size * accumulate))
+        self.sampling = sampling or Proportional(dataset, tasks, batch_size * accumulate, seed)
+        self.steps_per_epoch = self.sampling.steps
         self.notes: Counter[str] = Counter()
         self.unreadable: dict[str, str] = {}
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._epochs: dict[int, list[list[tuple[int, int, int]]]] = {}
         self._micro = _Micro(dataset, tasks, augment, seed, workers)
         self._torch = DataLoader(
             self._micro,
@@ -164,15 +173,23 @@ class Loader:
         )
 
     def keys(self, step: int) -> list[list[tuple[int, int, int]]]:
-        """(epoch, position, index) of every image of a step, by micro-batch. An epoch shows each image once."""
+        """(epoch, position, index) of every image of a step, by micro-batch."""
         epoch, inside = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(seed_for(self.seed, 0, epoch))
-            self._order = epoch, torch.randperm(len(self.dataset), generator=generator).tolist()
-        size = self.batch_size * self.accumulate
-        positions = range(inside * size, min(len(self.dataset), (inside + 1) * size))
-        keys = [(epoch, position, self._order[1][position]) for position in positions]
-        return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+        if epoch not in self._epochs:
+            positions = count()
+            steps = [[(epoch, next(positions), index) for index in images] for images in self.sampling.epoch(epoch)]
+            # workers begin an epoch while the last batches of the one before are still being handed over
+            self._epochs = {number: made for number, made in self._epochs.items() if number >= epoch - 1} | {
+                epoch: steps
+            }
+        return cut(self._epochs[epoch][inside], self.batch_size)
+
+    def epoch_line(self) -> str:
+        """What an epoch is: `an epoch: 373 images (camvid 123, nyuv2 250), 47 steps`, counted in the first one."""
+        order = [index for images in self.sampling.epoch(0) for index in images]
+        sets = {name: sum(index in places for index in order) for name, places in self.dataset.sets.items()}
+        parts = f" ({', '.join(f'{name} {images}' for name, images in sets.items())})" if any(sets) else ""
+        return f"an epoch: {len(order)} images{parts}, {self.steps_per_epoch} steps"
 
     def _miss(self, unreadable: Mapping[str, str]) -> None:
         """Counts each image once. Raises DataError past one image in a hundred."""

@@ -24,26 +24,32 @@ def checked(splits: Mapping[str, str | float | int]) -> dict[str, str | float]:
 
 def drawn(id: str, splits: Mapping[str, str | float]) -> str:
     """The split that a share gives an id to; the shares lie one after the other, the rest is `train`."""
-    position, high = _position(id), 0.0
+    place, high = position(id), 0.0
     for name, share in splits.items():
         if isinstance(share, float) and name != "train":
             high += share
-            if position < high:
+            if place < high:
                 return name
     return "train"
 
 
-def none_drawn(split: str, splits: Mapping[str, str | float], ids: Collection[str]) -> str:
-    """What to do about a split to which none of `ids` was drawn, for a message."""
+def none_drawn(split: str, splits: Mapping[str, str | float], ids: Collection[str], option: str | None = None) -> str:
+    """What to do about a split to which none of `ids` was drawn, for a message.
+
+    Args:
+        option: the key of the share, for formats that have one share and no list files.
+    """
     others = [share for name, share in splits.items() if isinstance(share, float) and name not in (split, "train")]
-    cure = f"name its images in a list file, such as data.splits.{split}: {split}.txt"
+    listed = f"name its images in a list file, such as data.splits.{split}: {split}.txt"
+    cures = [f"change {option}" if option else listed]
     if split in splits and ids and not others:
         # the first share that takes an image, in whole hundredths
-        least = math.floor(100 * min(map(_position, ids)) + 1) / 100
-        cure = f"set data.splits.{split} to {least:g} or more, or {cure}" if least < 1 else cure
-    return f"none of the {len(ids)} images was drawn for it: few images are drawn unevenly; {cure}"
+        least = math.floor(100 * min(map(position, ids)) + 1) / 100
+        share = f"set {option or f'data.splits.{split}'} to {least:g} or more"
+        cures = ([share] if option else [share, listed]) if least < 1 else cures
+    return f"none of the {len(ids)} images was drawn for it: few images are drawn unevenly; {', or '.join(cures)}"
 
 
-def _position(id: str) -> float:
+def position(id: str) -> float:
     """0 to 1, by the first 8 bytes of the SHA-256 of the id."""
     return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64

@@ -125,7 +125,7 @@ class _Reader(TorchDataset):
             record.errors.append(str(error))
         path = dataset.file(record.index)
         try:
-            image = rasters.read_image(path)[0] if path else None
+            image = dataset.image(record.index) if path else None
         except DataError:
             image = None  # the first error told of it
         return image, self._labels(dataset, record)
@@ -183,11 +183,8 @@ def image_doubts(image: Shaped[Tensor, "C H W"]) -> list[str]:
     # a few pixels tell most pictures from a single colour, so that few are compared whole
     if (pixels[::16, ::16] == first).all() and (pixels == first).all():
         return ["the image is black" if not first.any() else "the image is white" if (first == top).all() else _PLAIN]
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all():
-            return ["the image holds values that are not finite"]
-        if pixels.min() < 0 or pixels.max() > 1:
-            return ["the image holds values outside 0 to 1, which is the range of floating-point images"]
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return ["the image holds values that are not finite"]
     if float(pixels.max()) <= _DARK * top:
         return [f"the image is nearly black (no value above {100 * _DARK:.0f} %)"]
     if pixels.dtype.kind == "u" and float(pixels.min()) >= _BRIGHT * top:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segweave.batch import Sample
 from segweave.data import streets
-from segweave.data.dataset import Dataset, match_layers
+from segweave.data.dataset import Dataset, match_layers, must_read
 from segweave.errors import ConfigError
 from segweave.tasks.task import Task
 
@@ -57,19 +58,16 @@ class Synthetic(Dataset):
         self.ids = [f"{split}-{index:06d}" for index in range(total)]
         self.readers = {task.name: task for task in readers}
         self.layer = match_layers(readers, _LAYERS)
-        for task in readers:
-            layer = self.layer[task.name]
-            if _LAYERS[layer] != task.reads:
-                fitting = ", ".join(name for name, kind in _LAYERS.items() if kind == task.reads)
-                raise ConfigError(
-                    f"tasks.{task.name}.source: layer {layer!r} holds labels of kind {_LAYERS[layer]!r}; this task "
-                    f"reads {task.reads!r}: expected {fitting}"
-                )
+        must_read(readers, self.layer, _LAYERS)
 
     @classmethod
-    def default_classes(cls) -> Mapping[str, Sequence[str]]:
+    def default_classes(cls, options: Mapping[str, Any] | None = None) -> Mapping[str, Sequence[str]]:  # noqa: ARG003
         of_layer = {"semantic": streets.CLASSES, "objects": streets.OBJECTS, "scene": streets.SCENES}
         return of_layer | {"detection": streets.OBJECTS, "classification": streets.SCENES}
+
+    @classmethod
+    def layers(cls, options: Mapping[str, Any]) -> Mapping[str, str]:  # noqa: ARG003
+        return _LAYERS
 
     def _annotation(self, street: streets.Street, task: str) -> Tensor:
         layer, wrap, size = self.layer[task], self.readers[task].wrap, (self.height, self.width)
@@ -95,6 +93,9 @@ class Synthetic(Dataset):
 
     def labelled(self, task: str) -> int:  # noqa: ARG002
         return len(self)
+
+    def has_label(self, index: int, task: str) -> bool:  # noqa: ARG002
+        return True
 
     def fingerprint(self) -> str:
         content = (streets.EDITION, self.seed, self.first, len(self), self.height, self.width)

@@ -11,6 +11,7 @@ LOSSES = Catalogue(
         "cross_entropy": "CrossEntropy",
         "focal": "Focal",
         "bce": "BCE",
+        "balanced_bce": "BalancedBCE",
         "iou": "SoftIoU",
         "dice": "Dice",
         "tversky": "Tversky",
@@ -22,15 +23,18 @@ LOSSES = Catalogue(
         "silog": "ScaleInvariantLog",
         "berhu": "BerHu",
         "gradient_matching": "GradientMatching",
+        "cosine": "Cosine",
     },
 )
 __getattr__ = LOSSES.attribute
 
 if TYPE_CHECKING:
+    from segweave.losses.balanced_bce import BalancedBCE as BalancedBCE
     from segweave.losses.bce import BCE as BCE
     from segweave.losses.berhu import BerHu as BerHu
     from segweave.losses.boundary import Boundary as Boundary
     from segweave.losses.centerness import Centerness as Centerness
+    from segweave.losses.cosine import Cosine as Cosine
     from segweave.losses.cross_entropy import CrossEntropy as CrossEntropy
     from segweave.losses.dice import Dice as Dice
     from segweave.losses.focal import Focal as Focal

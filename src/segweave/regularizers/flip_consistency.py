@@ -13,7 +13,8 @@ class FlipConsistency(Regularizer):
 
     It costs a SECOND FORWARD of the whole network on every image of a step, and the backward of it, so about twice the
     time and memory; that forward is run once, however many tasks are made consistent. Predictions are the
-    probabilities of classes, per pixel or per image, or the logarithm of depth; the mean runs over all their entries.
+    probabilities of classes, per pixel or per image, the logarithm of depth, or unit normals, whose x
+    changes sign in the mirror; the mean runs over all their entries.
     Both sides have a gradient. Needs no labels: the heads run on all images. Batch normalisation takes the mirrored
     images' own statistics, but its running ones count an image once. S. Laine & T. Aila, Temporal ensembling for
     semi-supervised learning (2017), algorithm 1, the unsupervised term, with a flip as the augmentation.

@@ -15,12 +15,11 @@ from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.depth import DepthMetric
 from segweave.tasks.maps import DenseMap
+from segweave.tasks.ramp import ERROR_RAMP, UNKNOWN, coloured
 from segweave.tasks.semantic import image_files
 from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task
 
-_UNMEASURED = (128, 128, 128)
 _WORST_SHOWN = 0.5
-_ERROR_RAMP = ((250, 250, 250), (254, 204, 140), (240, 110, 60), (190, 20, 40), (80, 0, 20))
 _RAMP = ((252, 253, 191), (254, 176, 120), (241, 96, 93), (183, 55, 121), (114, 31, 129), (44, 17, 95), (0, 0, 4))
 _QUANTITY, _SPARSE, _SATURATED, _MEDIAN = "depth in m", 0.02, 0.1, 20_000
 
@@ -161,11 +160,11 @@ class Depth(Task):
     def draw(self, image: Tensor, prediction: Prediction) -> Tensor:  # noqa: ARG002
         depth = prediction["depth"].cpu()
         low, high = self._range(prediction)
-        return _coloured((depth.log() - math.log(low)) / math.log(high / low), _RAMP, depth > 0)
+        return coloured((depth.log() - math.log(low)) / math.log(high / low), _RAMP, depth > 0)
 
     def legend(self, prediction: Prediction) -> Legend:
         low, high = self._range(prediction)
-        unmeasured = [("not measured", _UNMEASURED)] if (prediction["depth"] <= 0).any() else []
+        unmeasured = [("not measured", UNKNOWN)] if (prediction["depth"] <= 0).any() else []
         return Legend(unmeasured, bar=(low, high, "m"), ramp=_RAMP)
 
     def _range(self, prediction: Prediction) -> tuple[float, float]:
@@ -188,20 +187,8 @@ class Depth(Task):
     def draw_error(self, image: Tensor, prediction: Prediction, target: Tensor) -> Tensor:  # noqa: ARG002
         """|predicted - true| / true, from 0 to 50 % and beyond."""
         depth, target = prediction["depth"].cpu(), target.cpu()
-        return _coloured((depth - target).abs() / target / _WORST_SHOWN, _ERROR_RAMP, target > 0)
+        return coloured((depth - target).abs() / target / _WORST_SHOWN, ERROR_RAMP, target > 0)
 
     def error_legend(self, prediction: Prediction, target: Tensor) -> Legend:  # noqa: ARG002
-        unmeasured = [("not measured", _UNMEASURED)] if (target <= 0).any() else []
-        return Legend(unmeasured, bar=(0.0, 100 * _WORST_SHOWN, "% or more"), ramp=_ERROR_RAMP)
-
-
-def _coloured(position: Tensor, colours: Sequence[tuple[int, int, int]], known: Tensor) -> Tensor:
-    """Positions [H, W] from 0 to 1 as uint8 [3, H, W] of interpolated colours, grey where nothing is known."""
-    position = position.nan_to_num(1.0, 1.0, 0.0).clamp(0, 1) * (len(colours) - 1)
-    below = position.floor().long().clamp(max=len(colours) - 2)
-    ramp = torch.tensor(colours, dtype=torch.float32)
-    share = (position - below)[..., None]
-    drawn = torch.where(
-        known[..., None], (1 - share) * ramp[below] + share * ramp[below + 1], torch.tensor(_UNMEASURED)
-    )
-    return drawn.permute(2, 0, 1).round().to(torch.uint8)
+        unmeasured = [("not measured", UNKNOWN)] if (target <= 0).any() else []
+        return Legend(unmeasured, bar=(0.0, 100 * _WORST_SHOWN, "% or more"), ramp=ERROR_RAMP)

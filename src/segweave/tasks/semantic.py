@@ -118,26 +118,32 @@ class Semantic(Task):
         self._set_class_weights(weights)
 
     def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        return DenseMap(values)
+        """Class ids [H, W] as an annotation. Raises DataError for ids that are neither classes nor ignored."""
+        labels = values.to(torch.int32)
+        for value in self.ignore:
+            labels = torch.where(labels == value, IGNORE, labels)
+        strays, pixels = torch.unique(
+            labels[((labels < 0) | (labels >= len(self.names))) & (labels != IGNORE)], return_counts=True
+        )
+        if len(strays):
+            pairs = zip(strays[:5].tolist(), pixels.tolist(), strict=False)
+            raise DataError(
+                f"label id {', '.join(f'{value} ({n} pixels)' for value, n in pairs)} outside the {len(self.names)} "
+                f"classes of task {self.name!r}; add it to tasks.{self.name}.ignore or to tasks.{self.name}.classes"
+            )
+        return DenseMap(labels.to(torch.uint8))
 
     def read(self, path: Path) -> Tensor:
         labels = self._read_ids(path)
-        for value in self.ignore:
-            labels = torch.where(labels == value, IGNORE, labels)
         if self.binary and self.threshold is None and IGNORE not in self.ignore and _is_white_on_black(labels):
             raise DataError(
                 f"{path}: every pixel is 0 or 255, and 255 means not labelled; set tasks.{self.name}.threshold: 128 "
                 f"if 255 is {self.classes[0]!r}, or tasks.{self.name}.ignore: 255 if it is not labelled"
             )
-        low, high = int(labels.min()), int(torch.where(labels == IGNORE, 0, labels).max())
-        if low < 0 or high >= len(self.names):
-            found, pixels = torch.unique(labels[(labels < 0) | (labels >= len(self.names))], return_counts=True)
-            strays = [(int(v), int(n)) for v, n in zip(found, pixels, strict=True) if v != IGNORE][:5]
-            raise DataError(
-                f"{path}: label id {', '.join(f'{v} ({n} pixels)' for v, n in strays)} outside the {len(self.names)} "
-                f"classes of task {self.name!r}; add it to tasks.{self.name}.ignore or to tasks.{self.name}.classes"
-            )
-        return DenseMap(labels.to(torch.uint8))
+        try:
+            return self.wrap(labels, (labels.shape[0], labels.shape[1]))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def notes(self, annotation: Tensor) -> Mapping[str, int]:
         two = len(self.classes) == 2 and IGNORE not in self.ignore

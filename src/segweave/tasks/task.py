@@ -183,6 +183,10 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.kind} has no soft prediction of {tuple(output.shape)}")
 
+    def mirror(self, soft: Tensor) -> Tensor:
+        """What `soft` gives, as it would be of the mirrored image."""
+        return soft.flip(-1) if self.form == "map" else soft
+
     def resize(self, output: Tensor, used: tuple[int, int], size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         """The raw output for an image of another size; unchanged where the output has no pixels.
 

@@ -1,0 +1,355 @@
+"""Boxes and polygons in text files beside the images, in the layout that Ultralytics reads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segweave import config, rasters
+from segweave.data import shares
+from segweave.data.dataset import match_layers, must_read
+from segweave.data.files import ImageFiles
+from segweave.data.layout import RASTERS, list_files, without_suffix
+from segweave.data.vectors import fill
+from segweave.errors import ConfigError, DataError, UnreadableError
+from segweave.tasks.task import Task, class_names
+
+_LAYERS = {"boxes": "detection", "semantic": "semantic", "instances": "instances"}
+_SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_TOLERANCE = 0.01
+_BOX, _TRIANGLE = 5, 7
+
+
+class Yolo(ImageFiles):
+    """Images below `images`, and for each a text file of the same name below `labels`, a line an object.
+
+    A line is `class cx cy w h` (a box) or `class x1 y1 x2 y2 x3 y3 ...` (a polygon), in shares of the image's width and
+    height. The layers:
+
+    - `boxes`: boxes, and the boxes round polygons.
+    - `semantic`: 0 for background and 1 more than the class inside polygons, so that the classes are `background` and
+      those of the files, or a single class. A pixel is inside if its centre is. Where polygons overlap, the one of
+      fewer pixels lies on top, and of equal ones the later.
+    - `instances`: 0 for background, and inside polygons the place of the object in its file, from 1; overlaps likewise.
+
+    As Ultralytics does (`verify_image_label` in its data/utils.py, 2025): an image whose file is empty or missing has
+    no objects, lines that are there twice count once, and coordinates may lie 0.01 outside 0 to 1. Unlike there, what
+    else is wrong in a file is an error and not an image less, and boxes that reach over the border are clipped. Where
+    no image of a split has a file, its images are not labelled.
+
+    Args:
+        split: which part to read.
+        readers: the tasks.
+        root: a data YAML with `train`, `val`, `test` (each a folder, a list file, or several of them), `names` or `nc`,
+            and `path`, below its own folder or absolute; a folder with one such file; or a folder with
+            images/{train,val,test} or {train,val,test}/images. A `path` that does not exist, such as that of another
+            machine, is the YAML's folder.
+        val: share of the training images that validate, by the SHA-256 of the id, where nothing is for val.
+        bands: of the images, as in `folder`.
+
+    Raises:
+        ConfigError: a folder, split or layer that does not exist, or classes that are not those of the YAML.
+        DataError: no image found, or two that have one label file.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        readers: Sequence[Task],
+        *,
+        root: str,
+        val: float = 0.2,
+        bands: int | Sequence[int] | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        if not 0 < val < 1:
+            raise ConfigError(f"data.val: found {val}; expected a share between 0 and 1")
+        self.bands = bands
+        self.readers = {task.name: task for task in readers}
+        listing = _listing(self.root)
+        self.layer = match_layers(readers, _LAYERS)
+        must_read(readers, self.layer, _LAYERS)
+        self._splits = listing.places
+        if split not in self.splits:
+            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join(self.splits)}")
+        self._sizes = {task.name: self._classes(task, listing) for task in readers}
+        drawn = "val" not in self._splits and split in ("train", "val")
+        found = self._images_of("train" if drawn else split, listing.base)
+        rule = {"val": float(val)}
+        kept = {id: path for id, path in found.items() if not drawn or shares.drawn(id, rule) == split}
+        if not kept:
+            why = shares.none_drawn(split, rule, found) if found else "expected image files there"
+            raise DataError(f"{self.root}: split {split!r} has no images; {why}")
+        self._images = kept
+        self.ids = sorted(kept)
+        labels = {id: path for id in self.ids if (path := _label_file(kept[id])).is_file()}
+        if not labels:
+            wanted = _label_file(kept[self.ids[0]])
+            self.notes[f"{split}: none of its {len(kept)} images has a label file, such as {wanted}: not labelled"] = 1
+        self._labels = {task.name: {id: labels.get(id, "") for id in self.ids if labels} for task in readers}
+
+    def _classes(self, task: Task, listing: _Listing) -> int:
+        """How many classes the files may name. Raises ConfigError for a task with other classes than the YAML's."""
+        own: Sequence[str] = getattr(task, "names", None) or getattr(task, "classes", ())
+        layer = self.layer[task.name]
+        if listing.names is None:
+            return (len(own) - (layer == "semantic")) if own else listing.total or 0
+        expected = _classes(listing.names)[layer]
+        if own and list(own) not in (expected, class_names(task.name, len(expected))):
+            raise ConfigError(
+                f"tasks.{task.name}.classes: found {', '.join(own)}; expected {', '.join(expected)}, in the order of "
+                f"`names` in {listing.source}"
+            )
+        return len(listing.names)
+
+    def _images_of(self, split: str, base: Path) -> dict[str, Path]:
+        """The images of a split, by id."""
+        found: dict[str, Path] = {}
+        missing: list[Path] = []
+        for place in self._splits[split]:
+            paths = [place / name for name in list_files(place)] if place.is_dir() else _listed(place, base)
+            for path in paths:
+                if not path.is_file():
+                    missing.append(path)
+                    continue
+                id = _id(path, base)
+                if found.setdefault(id, path) != path:
+                    raise DataError(
+                        f"{path}: has the id {id!r}, as {found[id]} has; expected one image for a label file"
+                    )
+        if missing:
+            self.notes[f"{split}: {len(missing)} listed images are missing, such as {missing[0]}"] = 1
+        return found
+
+    def annotation(self, index: int, task: str) -> Tensor | None:
+        id = self.ids[index]
+        label = self._labels[task].get(id)
+        if label is None:
+            return None
+        layer, reader = self.layer[task], self.readers[task]
+        header = rasters.read_header(self._images[id])
+        objects = self._objects(label, task) if isinstance(label, Path) else []
+        size = (header.height, header.width)
+        if layer == "boxes":
+            rows = [(*_bounds(found.points, size), found.label) for found in objects]
+            return reader.wrap(torch.tensor(rows, dtype=torch.float32).reshape(-1, 5), size)
+        boxed = [found.line for found in objects if found.box]
+        if boxed:
+            raise DataError(
+                f"{label}: line {boxed[0]}: found a box; expected a polygon, class x1 y1 x2 y2 x3 y3 ..., for "
+                f"task {task!r}"
+            )
+        values = [found.label + 1 if layer == "semantic" else place for place, found in enumerate(objects, 1)]
+        return reader.wrap(self._drawn([found.points for found in objects], values, size), size)
+
+    def _drawn(self, polygons: Sequence[np.ndarray], values: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """int32 [H, W] of the polygons' values, the smaller ones over the larger ones, and 0 elsewhere."""
+        insides = [np.zeros(size, bool) for _ in polygons]
+        for inside, points in zip(insides, polygons, strict=True):
+            fill(inside, [points * size[::-1]])
+        pixels = [int(inside.sum()) for inside in insides]
+        if empty := pixels.count(0):
+            self.notes["polygons in which no pixel has its centre: left out"] += empty
+        canvas = np.zeros(size, np.int32)
+        for place in sorted(range(len(pixels)), key=lambda place: -pixels[place]):
+            canvas[insides[place]] = values[place]
+        return torch.from_numpy(canvas)
+
+    def _objects(self, path: Path, task: str) -> list[_Object]:
+        """The objects of a label file, in its order. Raises DataError with the line."""
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreadableError(f"{path}: expected a text file with a line an object; {error}") from None
+        found: dict[tuple[float, ...], _Object] = {}
+        twice = 0
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            values = _numbers(path, number, line)
+            label = int(values[0])
+            if label != values[0] or not 0 <= label < self._sizes[task]:
+                raise DataError(
+                    f"{path}: line {number}: found class {line.split()[0]}; expected a whole number from 0 to "
+                    f"{self._sizes[task] - 1}, the classes of task {task!r}"
+                )
+            twice += values in found
+            points = np.array(values[1:]).reshape(-1, 2)
+            found.setdefault(values, _Object(number, label, len(values) == _BOX, points))
+        if twice:
+            self.notes["lines that are twice in a label file: counted once"] += twice
+        return list(found.values())
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return list(dict.fromkeys([*list(self._splits)[:1], "val", *self._splits]))
+
+    @classmethod
+    def default_classes(cls, options: Mapping[str, Any] | None = None) -> Mapping[str, Sequence[str]]:
+        names = _listing(Path(options["root"]).expanduser()).names if options else None
+        if names is None:
+            return {}
+        classes = _classes(names)
+        return classes | {_LAYERS[layer]: named for layer, named in classes.items()}
+
+    @classmethod
+    def layers(cls, options: Mapping[str, Any]) -> Mapping[str, str]:  # noqa: ARG003
+        return _LAYERS
+
+
+def _classes(names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The classes of each layer."""
+    return {"boxes": names, "semantic": ["background", *names], "instances": names}
+
+
+class _Object(NamedTuple):
+    """A line of a label file; `points` are the corners of a polygon, or centre and size of a box, in shares."""
+
+    line: int
+    label: int
+    box: bool
+    points: np.ndarray
+
+
+class _Listing(NamedTuple):
+    """The folders and list files by split, below `base` unless they say otherwise; what is known of the classes."""
+
+    base: Path
+    places: Mapping[str, Sequence[Path]]
+    source: Path
+    names: Sequence[str] | None = None
+    total: int | None = None
+
+
+def _listing(root: Path) -> _Listing:
+    """Raises ConfigError or DataError where the layout is another."""
+    if not root.exists():
+        raise ConfigError(f"data.root: {root}: no such folder or file; expected a data YAML or a folder of images")
+    if root.is_file():
+        return _of_yaml(root)
+    texts = [path for path in sorted(root.iterdir()) if path.suffix.lower() in (".yaml", ".yml")]
+    sources = [path for path in texts if "train" in _values(path)]
+    if len(sources) > 1:
+        raise ConfigError(f"data.root: {root}: found {', '.join(path.name for path in sources)}; expected one: name it")
+    if sources:
+        return _of_yaml(sources[0])
+    places: dict[str, list[Path]] = {}
+    for split, spellings in _SPELLINGS.items():
+        folders = [place for name in spellings for place in (root / "images" / name, root / name / "images")]
+        there = [place for place in folders if place.is_dir()]
+        if there:
+            places[split] = there
+    if not places and (root / "images").is_dir():
+        places["train"] = [root / "images"]
+    if "train" not in places:
+        names = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+        raise DataError(f"{root}: found {names}; expected a data YAML, images/train or train/images")
+    return _Listing(root, places, root)
+
+
+def _values(path: Path) -> Mapping[str, Any]:
+    """What a YAML says; nothing where it is no mapping. Raises ConfigError."""
+    try:
+        values = config.parse(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _of_yaml(path: Path) -> _Listing:
+    values = _values(path)
+    if "kpt_shape" in values:
+        raise ConfigError(f"{path}: kpt_shape: found labels of keypoints; expected boxes or polygons")
+    base = path.parent / str(values.get("path") or "")
+    base = base if base.is_dir() else path.parent
+    places = {}
+    for split, spellings in _SPELLINGS.items():
+        entry = next((values[name] for name in spellings if values.get(name)), None)
+        if entry is not None:
+            entries = entry if isinstance(entry, list) else [entry]
+            places[split] = [_place(path, split, str(name), base) for name in entries]
+    if "train" not in places:
+        raise ConfigError(f"{path}: train: missing; expected a folder or a list of images")
+    names, count = values.get("names"), values.get("nc")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ConfigError(f"{path}: names: found the numbers {', '.join(map(str, names))}; expected 0, 1, 2, ...")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list | None) or not isinstance(count, int | None):
+        raise ConfigError(f"{path}: found names {names!r:.60}, nc {count!r:.60}; expected a list of names, a number")
+    return _Listing(base, places, path, None if names is None else [str(name) for name in names], count)
+
+
+def _place(source: Path, split: str, entry: str, base: Path) -> Path:
+    """Where a folder or list file of a YAML is; `../` before it may be too much, as in exports of Roboflow."""
+    for place in (base / entry, base / entry.removeprefix("../")):
+        if place.exists():
+            return place
+    raise ConfigError(f"{source}: {split}: found {entry!r}; expected a folder or a list file, relative to {base}")
+
+
+def _listed(path: Path, base: Path) -> list[Path]:
+    """The images that a list file names: absolute, or relative to its folder or to `base`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a list of images: {error}") from None
+    found = dict.fromkeys(line.strip().replace("\\", "/") for line in lines if line.strip())
+    paths = []
+    for line in found:
+        nearer, further = Path(os.path.normpath(path.parent / line)), Path(os.path.normpath(base / line))
+        paths.append(nearer if nearer.is_file() else further)
+    return paths
+
+
+def _id(path: Path, base: Path) -> str:
+    """The path below the data's folder, without suffix and without folders called `images`."""
+    below = os.path.relpath(path, base)
+    *folders, name = Path(path.name if below.startswith("..") else below).parts
+    return without_suffix("/".join([*(folder for folder in folders if folder != "images"), name]))
+
+
+def _label_file(image: Path) -> Path:
+    """The last folder `images` of the path becomes `labels`."""
+    folders = list(image.parts[:-1])
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return Path(*folders, without_suffix(image.name, RASTERS) + ".txt")
+
+
+def _numbers(path: Path, number: int, line: str) -> tuple[float, ...]:
+    """A line's values. Raises DataError for what is neither box nor polygon, or not in shares of the image."""
+    try:
+        values = tuple(map(float, line.split()))
+    except ValueError:
+        raise DataError(f"{path}: line {number}: found {line.strip()[:60]!r}; expected numbers") from None
+    if len(values) != _BOX and (len(values) < _TRIANGLE or len(values) % 2 == 0):
+        raise DataError(
+            f"{path}: line {number}: found {len(values)} values; expected 5, class cx cy w h, or class and x y of "
+            f"three corners or more"
+        )
+    outside = [v for v in values[1:] if not -_TOLERANCE <= v <= 1 + _TOLERANCE]
+    if outside or not math.isfinite(values[0]):
+        raise DataError(
+            f"{path}: line {number}: found {outside[0] if outside else values[0]:g}; expected shares of the image's "
+            f"width and height, from 0 to 1"
+        )
+    return values
+
+
+def _bounds(points: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """x1 y1 x2 y2 in pixels of a polygon, or of a box by its centre and size; `points` is [N, 2], in shares."""
+    height, width = size
+    if len(points) == 2:
+        centre, sides = points
+        low, high = centre - sides / 2, centre + sides / 2
+    else:
+        low, high = points.min(0), points.max(0)
+    return (float(low[0] * width), float(low[1] * height), float(high[0] * width), float(high[1] * height))

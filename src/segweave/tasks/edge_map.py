@@ -1,0 +1,59 @@
+"""Edge maps as tv_tensors: lines of one pixel that stay whole when the image is reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from segweave.tasks.maps import DenseMap
+
+
+class EdgeMap(DenseMap):
+    """[H, W] of 0 (no edge), 1 (edge) and other values, such as 255 for what is not labelled.
+
+    Along an axis that is reduced, a pixel is an edge where the centre of some edge pixel falls into it, whatever else
+    does: no line is cut, as the nearest pixel alone would, and none gets thicker. Along an axis that is enlarged, and
+    for all other values, the pixel whose centre is nearest counts, as in every `DenseMap`.
+    """
+
+
+def _resize(value: Tensor, size: list[int], *_: Any, **__: Any) -> EdgeMap:
+    nearest = functional.resize(value.as_subclass(DenseMap), size).as_subclass(Tensor)
+    edges = value.as_subclass(Tensor) == 1
+    for axis, length in enumerate(size):
+        edges = _along(edges, axis, length)
+    return EdgeMap(nearest.masked_fill(edges, 1))
+
+
+def _along(edges: Bool[Tensor, "H W"], axis: int, length: int) -> Bool[Tensor, "h w"]:
+    old = edges.shape[axis]
+    if length >= old:
+        return edges.index_select(axis, (2 * torch.arange(length) + 1) * old // (2 * length))
+    there = torch.zeros(length if axis == 0 else edges.shape[0], length if axis == 1 else edges.shape[1])
+    return there.index_add(axis, (2 * torch.arange(old) + 1) * length // (2 * old), edges.float()) > 0
+
+
+def _resized_crop(value: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> EdgeMap:
+    return _resize(functional.crop(value, top, left, height, width), size)
+
+
+def _kept(function: Callable[..., Tensor]) -> Callable[..., EdgeMap]:
+    """The kernel of a `DenseMap`, which moves pixels and changes none, for the same type as it was given."""
+
+    def kernel(value: Tensor, *args: Any, **options: Any) -> EdgeMap:
+        return EdgeMap(function(value.as_subclass(DenseMap), *args, **options))
+
+    return kernel
+
+
+for _function, _kernel in (
+    (functional.resize, _resize),
+    (functional.resized_crop, _resized_crop),
+    *((function, _kept(function)) for function in (functional.crop, functional.horizontal_flip, functional.pad)),
+):
+    functional.register_kernel(_function, tv_tensor_cls=EdgeMap)(_kernel)
