@@ -162,7 +162,7 @@ def test_a_wrong_label_is_one_line_and_leaves_no_bar(segweave: Cli, tmp_path: Pa
         Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(root / "Masken" / f"{Path(name).stem}.png")
     (tmp_path / "a.yaml").write_text(dump(values(str(root))))
     code, out, err = segweave("train", "a.yaml")
-    assert (code, out.strip(), err.count("\n")) == (2, "", 1)
+    assert (code, out.strip(), err.count("\n")) == (2, "an epoch: 4 images, 2 steps", 1)
     assert "label id 7" in err
     assert not list((tmp_path / "runs").iterdir())
 
