@@ -81,12 +81,12 @@ def arms_of(cell: str) -> list[str]:
 
 
 class Worker:
-    """`balancing_arms.py` in an environment."""
+    """A script of this folder in an environment, which answers requests."""
 
-    def __init__(self, python: str | Path) -> None:
+    def __init__(self, python: str | Path, script: str) -> None:
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
         self.process = subprocess.Popen(
-            [str(python), str(HERE / "balancing_arms.py")],
+            [str(python), str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,8 +114,8 @@ class Worker:
 
 
 @contextmanager
-def working(python: str | Path | None) -> Iterator[Worker | None]:
-    worker = Worker(python) if python else None
+def working(python: str | Path | None, script: str = "balancing_arms.py") -> Iterator[Worker | None]:
+    worker = Worker(python, script) if python else None
     try:
         yield worker
     finally:

@@ -19,7 +19,7 @@ from docstrings import cell, definition, documented
 
 from segweave.balancing import METHODS
 from segweave.catalogue import Catalogue, describe, lineage, signature_options
-from segweave.data import FORMATS, SAMPLINGS
+from segweave.data import DERIVATIONS, FORMATS, SAMPLINGS
 from segweave.decoders import DECODERS
 from segweave.interactions import INTERACTIONS
 from segweave.losses import LOSSES
@@ -27,7 +27,7 @@ from segweave.regularizers import REGULARIZERS
 from segweave.tasks import TASKS
 
 PAGE = Path(__file__).parent / "reference" / "config.md"
-CATALOGUES = (FORMATS, SAMPLINGS, TASKS, LOSSES, REGULARIZERS, DECODERS, INTERACTIONS, METHODS)
+CATALOGUES = (FORMATS, SAMPLINGS, DERIVATIONS, TASKS, LOSSES, REGULARIZERS, DECODERS, INTERACTIONS, METHODS)
 TASK = "segweave.tasks.task:Task"
 
 
@@ -143,9 +143,18 @@ _SETS = """\
 ### `sets`
 
 Several data sets at once, by name: `data: {sets: {town: {format: folder, ...}, room: {...}}}`. Each has a `format`, its
-options, and `maps`: by layer, the class (its number, its name, or `ignore`) of every id in its masks. The other keys of
-`data` are those of all sets. `data: [{format: folder, ...}, ...]` is the short form, in which a set is called by its
-`name`, or by that of its folder. An image's id begins with its set's name: `town/0001`.
+options, and `maps`: by layer, the class (its number, its name, or `ignore`) of every id in its masks; or `read`: by
+layer, options of its task that hold for this set alone, `units_per_metre` of depth, `ignore`, `threshold` and `colours`
+of semantic, `threshold` and `ignore` of edges, `axes` of normals. The other keys of `data` are those of all sets.
+`data: [{format: folder, ...}, ...]` is the short form, in which a set is called by its `name`, or by that of its
+folder. An image's id begins with its set's name: `town/0001`.
+"""
+_CACHE = """\
+### `cache`
+
+`data.cache: decoded` or `{name: decoded, option: value}` keeps every image and its labels as training has decoded
+them, in files that are mapped into memory: a random crop then reads the part that it shows. It serves training and its
+validation, changes no result, and may be switched on or off between a run and its `--resume`.
 """
 _SAMPLING = """\
 ### `sampling`
@@ -160,6 +169,13 @@ A mapping of names of your choice to tasks: `tasks: {ground: {kind: semantic, cl
 options of every task, and those of its kind.
 
 ### Options of every task
+"""
+_DERIVATIONS = """\
+## Derivations
+
+`tasks.<name>.derive: NAME`, or `{NAME: {option: value}}`, makes the task's labels of those of `source`: a task of the
+config, or a layer that no task reads, which holds a number per object where its name ends in `instances`. It sees the
+labels of an image as they are in the files, before any augmentation. `presence` is an option of kind `classification`.
 """
 _LOSSES = """\
 ## Losses
@@ -201,6 +217,7 @@ def page() -> str:
         Option("augment", "a mapping", "see below", "random changes to training images."),
         Option("sampling", "text or a mapping", "`proportional`", "which images make each step."),
         Option("sets", "a mapping", "none", "several data sets in place of one `format`; or `data` is a list of them."),
+        Option("cache", "`decoded` or a mapping", "none", "whether decoded images and labels are kept on the disk."),
         Option("normalise", "true, false, a whole number or null", "`null`", normalise),
     ]
     lines = [
@@ -211,12 +228,16 @@ def page() -> str:
         "### `augment`\n",
         _prose("segweave.data.augment:Augment") + "\n",
         *table(options("segweave.data.augment:Augment")),
+        _CACHE,
+        *table(options("segweave.data.cache:Cached")),
         _SETS,
         _SAMPLING,
         *_entries(SAMPLINGS, "sampling: "),
         _TASKS,
         *table([kinds, *common]),
         *_entries(TASKS, "kind: ", frozenset(option.name for option in common)),
+        _DERIVATIONS,
+        *_entries(DERIVATIONS, "derive: "),
         _LOSSES,
         *_loss_entries(),
         _REGULARIZERS,

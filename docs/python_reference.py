@@ -59,6 +59,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Base classes": (
         "segweave.tasks.task:Task",
         "segweave.data.dataset:Dataset",
+        "segweave.data.derived.derivation:Derivation",
         "segweave.data.sampling.sampling:Sampling",
         "segweave.losses.loss:Loss",
         "segweave.metrics.metric:Metric",
@@ -78,6 +79,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "segweave.batch:Labelled",
         "segweave.batch:Batch",
         "segweave.batch:Terms",
+        "segweave.data.derived.derivation:Source",
         "segweave.balancing.objective:Objective",
         "segweave.balancing.objective:Balance",
         "segweave.interactions.interaction:Features",

@@ -21,7 +21,7 @@ from segweave import cli, config
 from segweave.check import Checked, check
 from segweave.data.inventory import Labels
 from segweave.data.survey import Record, survey
-from segweave.errors import DataError
+from segweave.errors import ConfigError, DataError
 from segweave.schema import check_config, read_config
 from segweave.sources import build_dataset, build_tasks
 from segweave.tasks import TASKS, Depth, Semantic
@@ -325,23 +325,129 @@ def test_classes_that_are_missing_or_rare(root: Path) -> None:
     assert any(w.startswith(absent) for w in warnings)
 
 
-def test_imbalance_is_told_with_the_weights_that_balanced_would_give(root: Path) -> None:
+def few_cars(root: Path) -> None:
+    """Cars in one training image of eight, and one of validation, in three columns."""
     for path in root.glob("*/semantic/*.png"):
-        change(path, lambda a: np.where((a == 2) & (np.arange(WIDTH) > 3), 0, a))
-    checked = run(root)
-    advice = found(checked, "advice")
-    rows = sheet(checked, "Classes of semantic")
-    ratio = rows["road"]["train pixels"] / rows["car"]["train pixels"]
-    assert ratio > 20
-    task = Semantic("semantic", classes=SEMANTIC["classes"], class_weights="balanced")
+        kept = 3 if path.stem in ("02", "09") else 0
+        change(path, lambda a, kept=kept: np.where((a == 2) & (np.arange(WIDTH) >= kept), 0, a))
+
+
+def counts_as(root: Path, weighting: Any) -> str:
+    """How many pixels of road one of car weighs, by weights that the task itself makes of the training labels."""
+    task = Semantic("semantic", classes=SEMANTIC["classes"], class_weights=weighting)
     task.prepare(lambda: (torch.from_numpy(pixels(p).copy()) for p in sorted(root.glob("train/semantic/*.png"))))
     weights = dict(zip(task.classes, task.spec()["class_weights"], strict=True))
-    expected = f"balanced would weigh 'car' {weights['car']:.3g} and 'road' {weights['road']:.3g}"
-    assert advice == [
-        f"semantic: 'road' has {ratio:,.0f} times the pixels of 'car'; tasks.semantic.class_weights: {expected}"
-    ]
-    weighted = found(run(root, semantic={**SEMANTIC, "class_weights": "balanced"}), "advice")
-    assert weighted[0].endswith("; the config weighs the classes")
+    ratio = weights["car"] / weights["road"]
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
+def test_imbalance_of_classes_is_told_with_what_each_setting_would_do(root: Path) -> None:
+    few_cars(root)
+    checked = run(root)
+    weights, crops, repeats = found(checked, "advice")
+    rows = sheet(checked, "Classes of semantic")
+    pixels_of = {name: rows[name]["train pixels"] for name in SEMANTIC["classes"]}
+    share = {name: f"{100 * pixels_of[name] / sum(pixels_of.values()):.2g} %" for name in pixels_of}
+    ratio = pixels_of["road"] / pixels_of["car"]
+    assert ratio > 20
+    assert weights == (
+        f"semantic: 'car' is {share['car']} of the pixels and 'road' {share['road']}, {ratio:,.0f} times as many; "
+        f"tasks.semantic.class_weights: balanced would make a pixel of 'car' count as {counts_as(root, 'balanced')} of "
+        f"'road', median_frequency as {counts_as(root, 'median_frequency')}, {{name: inverse, power: 0.5}} as "
+        f"{counts_as(root, {'name': 'inverse', 'power': 0.5})}, effective_number as "
+        f"{counts_as(root, 'effective_number')}"
+    )
+    assert crops == (
+        f"semantic: under 2 % of the pixels are 'car' ({share['car']}); data.augment.rare: {{task: semantic, chance: "
+        f"0.5, classes: [car]}}, with a data.augment.crop smaller than the images, would show one of them in at least "
+        f"half of the crops of images that have one"
+    )
+    # 4/8 shows one image of eight sqrt(4) = 2 times, and road and sky at most once
+    assert repeats == (
+        "semantic: 'car' is in 1 of 8 labelled images and 'road' in 8; data.sampling: {name: repeat_factor, task: "
+        "semantic, threshold: 0.5} would show those with 'car' twice in an epoch of 9 images instead of 8"
+    )
+
+
+def settings_of(advice: str) -> Any:
+    """What stands after `data.augment.rare:` or `data.sampling:`, as a config would read it."""
+    written = advice.partition("data.augment.rare: " if "rare:" in advice else "data.sampling: ")[2]
+    return config.parse(written[: written.index("}") + 1], "advice")
+
+
+def test_what_is_recommended_can_be_pasted_and_is_then_no_longer_recommended(root: Path) -> None:
+    few_cars(root)
+    _, crops, repeats = found(run(root), "advice")
+    config_values = values(root, semantic={**SEMANTIC, "class_weights": "median_frequency"})
+    config_values["data"] |= {
+        "sampling": settings_of(repeats),
+        "augment": {"crop": [20, 20], "rare": settings_of(crops)},
+    }
+    (advice,) = found(check(check_config(config.from_values(config_values)), root / "page", 0), "advice")
+    made = counts_as(root, "median_frequency")
+    assert advice.partition("; ")[2] == (
+        f"tasks.semantic.class_weights: median_frequency makes a pixel of 'car' count as {made} of 'road'"
+    )
+    config_values["data"]["augment"]["rare"]["classes"] = ["cart"]
+    with pytest.raises(ConfigError, match=r"rare\.classes: unknown class 'cart'; did you mean 'car'"):
+        check(check_config(config.from_values(config_values)), root / "page2", 0)
+
+
+def test_losses_without_class_weights_get_no_advice_about_them(root: Path) -> None:
+    few_cars(root)
+    advice = found(run(root, semantic={**SEMANTIC, "loss": "dice"}), "advice")
+    assert len(advice) == 2
+    assert not any("class_weights" in text for text in advice)
+
+
+def test_names_that_yaml_would_read_otherwise_are_quoted_in_advice(root: Path) -> None:
+    few_cars(root)
+    names = ["road", "sky", "cars, and: vans"]
+    _, crops, _ = found(run(root, semantic={"kind": "semantic", "classes": names}), "advice")
+    assert settings_of(crops) == {"task": "semantic", "chance": 0.5, "classes": names[2:]}
+
+
+def test_tasks_with_unlike_numbers_of_labels(root: Path) -> None:
+    for path in sorted(root.glob("train/depth/*.png"))[2:]:
+        path.unlink()
+    (advice,) = found(run(root), "advice")
+    # a step of 4 of 8 images misses both labelled ones in 15 of its 70 choices
+    assert advice == (
+        "tasks: of 8 training images semantic 8, depth 2 are labelled; 21 % of the steps of 4 have no label for depth, "
+        "and none by data.sampling: {name: tasks, minimum: 1}; tasks.depth.weight: {labels: -0.5} would be 2"
+    )
+
+
+def test_a_task_with_few_labels_in_every_step_needs_no_advice(root: Path) -> None:
+    for path in sorted(root.glob("train/depth/*.png"))[4:]:
+        path.unlink()
+    # a step of 4 of 8 images misses all four labelled ones in 1 of 70 choices
+    assert found(run(root), "advice") == []
+
+
+def test_data_sets_of_unlike_size(root: Path) -> None:
+    small = root / "small"
+    for split, name in (("train", "00"), ("train", "01"), ("val", "08")):
+        for kind in ("images", "semantic", "depth"):
+            (small / split / kind).mkdir(parents=True, exist_ok=True)
+            shutil.move(root / split / kind / f"{name}.png", small / split / kind / f"{name}.png")
+    for i in range(20, 22):
+        for kind, top in (("images", 256), ("semantic", 3), ("depth", 256)):
+            shape = (HEIGHT, WIDTH, 3) if kind == "images" else (HEIGHT, WIDTH)
+            drawn = np.random.default_rng(i).integers(0, top, shape)
+            save((drawn + 1000).astype(np.uint16) if kind == "depth" else drawn, root / f"train/{kind}/{i}.png")
+    layers = {"semantic": "semantic", "depth": "depth"}
+    folders = {"large": root, "small": small}
+    sets = {name: {"format": "folder", "root": str(folder), "tasks": layers} for name, folder in folders.items()}
+    mixed: dict[str, Any] = values(root) | {"data": {"sets": sets}}
+    (advice,) = found(check(check_config(config.from_values(mixed)), root / "page", 0), "advice")
+    # 8 and 2 of 10: square roots in the ratio 2 to 1 give 7 and 3
+    assert advice == (
+        "data sets: large has 8 training images and small 2, which is 20 % of an epoch; data.sampling: {name: "
+        "temperature, temperature: 2} would make it 30 %, and uniform 50 %"
+    )
+    mixed["data"]["sampling"] = "uniform"
+    assert found(check(check_config(config.from_values(mixed)), root / "page2", 0), "advice") == []
 
 
 def test_a_task_with_few_labels_or_none(root: Path) -> None:

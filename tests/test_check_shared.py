@@ -71,6 +71,16 @@ def test_nyuv2(findings: Any) -> None:
     found(release, r"warning: semantic: a border without labels all round \((300|29\d) images")
 
 
+def test_nyuv2_as_a_plain_folder(findings: Any) -> None:
+    """That 39 is two things stands nowhere in the files, but it is the frame that nobody labelled."""
+    folder = {"format": "folder", "images": "nyu_images", "tasks": {"semantic": "nyu_labels40"}}
+    semantic = {**SEMANTIC, "classes": 40}
+    plain = findings("nyuv2/data", {"semantic": semantic}, **folder)
+    found(plain, r"warning: semantic: '39' is a frame 6 pixels wide round (300|29\d) of 300 labels, .*\.ignore")
+    mended = findings("nyuv2/data", {"semantic": semantic | {"ignore": 39}}, **folder)
+    assert not [text for text in mended if "pixels wide" in text]
+
+
 def test_cwfid(findings: Any) -> None:
     """Image 28 in both splits, absent files, vegetation that is not labelled, and the mask whose 1 is soil."""
     tasks = {"vegetation": SEMANTIC, "plants": SEMANTIC, "objects": {"kind": "detection"}}

@@ -14,9 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from segweave import build
 from segweave.balancing import METHODS
+from segweave.batch import Sample
 from segweave.config import Config
 from segweave.data.augment import Augment
-from segweave.data.loader import Loader
+from segweave.data.loader import Loader, collate_windows
 from segweave.model import create_model
 from segweave.train import fit
 from tiny import TINY, steps, tiny
@@ -114,3 +115,23 @@ def test_a_step_of_fit_waits_once_for_the_log_and_once_for_weights_solved_on_the
         torch.cuda.synchronize()
     copies = [event.name for event in found.events() if "DtoH" in event.name]
     assert len(copies) == (2 if method in WAITS_TWICE else 1), copies
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.uint16, torch.float32])
+def test_images_made_on_a_gpu_are_those_of_the_cpu_and_nothing_is_read_back(kind: torch.dtype) -> None:
+    values = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(0))
+    image = values if kind == torch.float32 else (values * torch.iinfo(kind).max).to(torch.int32).to(kind)
+    augment = Augment(None, crop=[200, 240])
+    cut = [augment.cut(Sample(str(k), image, {}), {}, torch.Generator().manual_seed(k)) for k in range(6)]
+    pending = collate_windows(cut, {}).pin_memory()
+    pending.made("cuda")
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        made = pending.made("cuda")
+        torch.cuda.synchronize()
+    assert not [event.name for event in found.events() if "DtoH" in event.name]
+    expected = torch.stack(
+        [augment(Sample("", image, {}), {}, torch.Generator().manual_seed(k)).image for k in range(6)]
+    )
+    expected = expected / 255 if kind == torch.uint8 else expected
+    # whole numbers are exact on both; floats differ by the order of the sums
+    torch.testing.assert_close(made.images.cpu(), expected, rtol=0, atol=1e-6 if kind == torch.uint8 else 1e-5)

@@ -30,6 +30,8 @@ from segweave.tasks.boxes import Boxes
 from segweave.tasks.task import Task
 
 HEIGHT, WIDTH = 12, 16
+SLOPED = {"intrinsics": [20.0, 20.0, 8.0, 6.0], "step": 0.04, "window": 3, "tolerance": 0.9}
+COUNTED = {"count": {"classes": [1]}}
 
 
 def made(name: str, root: Path) -> tuple[dict[str, Any], Sequence[Task]]:
@@ -55,14 +57,14 @@ def opened(config: Config, split: str) -> tuple[Dataset, list[Task]]:
     return build_dataset(config, split, tasks), tasks
 
 
-def same(before: Tensor, after: Tensor, task: Task) -> None:
+def same(before: Tensor, after: Tensor, task: Task, reader: Task) -> None:
     """Ids exactly, boxes to a thousandth of a pixel, metres to half a millimetre, vectors to float32's precision."""
     if isinstance(before, Boxes):
         assert isinstance(after, Boxes)
         assert before.canvas_size == after.canvas_size
         torch.testing.assert_close(after.as_subclass(Tensor), before.as_subclass(Tensor), rtol=1e-6, atol=1e-3)
         return
-    one, two = task.encode(before), task.encode(after)
+    one, two = task.encode(before), reader.encode(after)
     assert one.dtype == two.dtype
     if one.is_floating_point() and one.ndim > 1:
         assert torch.equal(one == 0, two == 0)
@@ -86,7 +88,7 @@ def check_same(config: Config, done: Converted, splits: Sequence[str]) -> None:
             assert one.annotations.keys() == two.annotations.keys()
             for task, reader in zip(tasks, readers, strict=True):
                 if task.name in one.annotations:
-                    same(one.annotations[task.name], two.annotations[task.name], task)
+                    same(one.annotations[task.name], two.annotations[task.name], task, reader)
                     assert getattr(task, "classes", None) == getattr(reader, "classes", None)
         for task in tasks:
             assert done.labels[task.name][split] == before.labelled(task.name) == after.labelled(task.name)
@@ -141,9 +143,9 @@ def hard(tmp_path: Path) -> dict[str, Any]:
     (root / "t.csv").write_text("\n".join(rows))
     (root / "boxes.json").write_text(json.dumps(coco))
     layers = {name: name for name in ("road", "masks", "far", "near", "edges", "faces")}
-    layers |= {"objects": "boxes.json", "blobs": "road", "images": "images", "marks": "marks"}
+    layers |= {"objects": "boxes.json", "images": "images", "marks": "marks"}
     data = {"format": "folder", "root": str(root), "images": "images/*", "table": "t.csv", "tasks": layers}
-    data |= {"derive": {"blobs": "components"}, "splits": {"val": 0.4}, "size": [8, 8]}
+    data |= {"splits": {"val": 0.4}, "size": [8, 8]}
     tasks = {
         "road": {"kind": "semantic", "classes": ["road"], "threshold": 128},
         "masks": {"kind": "semantic", "classes": 3, "ignore": 6, "colours": {"class 1": [9, 8, 7]}},
@@ -153,7 +155,11 @@ def hard(tmp_path: Path) -> dict[str, Any]:
         "edges": {"kind": "edges", "threshold": 128},
         "faces": {"kind": "normals", "axes": ["left", "down", "towards"]},
         "objects": {"kind": "detection", "classes": ["cat", "dog"], "ignore": "others"},
-        "blobs": {"kind": "detection", "classes": ["blob"], "min_pixels": 2, "ids": {255: "blob"}},
+        "blobs": {"kind": "detection", "classes": ["road"], "min_pixels": 2, "source": "road", "derive": "boxes"},
+        "margins": {"kind": "edges", "source": "road", "derive": {"boundary": {"side": "inner", "width": 2}}},
+        "middles": {"kind": "depth", "source": "masks", "derive": "distance", "rescale": False, "min_depth": 0.01},
+        "sloped": {"kind": "normals", "source": "near", "derive": {"normals": SLOPED}},
+        "number": {"kind": "classification", "source": "road", "derive": COUNTED, "bins": [0, 1, 9]},
         "images": {"kind": "classification", "classes": ["a;b", "c, d"]},
         "marks": {"kind": "classification", "classes": ["x", "y"], "multi_label": True},
     }
@@ -170,6 +176,9 @@ def test_every_way_to_write_labels_is_read_and_written_anew(hard: dict[str, Any]
     # beyond 65.535 m a PNG of millimetres would clip
     assert {path.suffix for path in (done.folder / "labels" / "far").iterdir()} == {".npy"}
     assert {path.suffix for path in (done.folder / "labels" / "near").iterdir()} == {".png"}
+    assert {path.suffix for path in (done.folder / "labels" / "middles").iterdir()} == {".npy"}
+    assert new.tasks["sloped"]["origin"] == "derived from near (normals); not a benchmark number"
+    assert "derive" not in new.tasks["sloped"]
     crowds = json.loads((done.folder / "labels" / "objects.json").read_text())["annotations"]
     assert sum(box["iscrowd"] for box in crowds) == 3
     assert len(crowds) == 6

@@ -24,7 +24,7 @@ from segweave.errors import CheckpointError, ConfigError, DataError, SegweaveErr
 from segweave.predict import find_images
 from segweave.schema import check_config, read_config
 from segweave.tasks import Classification, Depth, Detection, Semantic
-from segweave.tasks.task import class_names
+from segweave.tasks.options import class_names
 
 NAMES = ["IMG_0001.JPG", "Straße 2.jpg", "Feld [alt] 3.jpg", "übersicht.png", "foto.5.jpeg", "-strich.jpg"]
 HEIGHT, WIDTH = 48, 64
@@ -364,7 +364,7 @@ def test_presence_reads_masks_of_synthetic_data() -> None:
 
 def test_boxes_from_masks_without_derive_say_how(tmp_path: Path) -> None:
     task = Detection("autos", classes=["auto"], source="Masken")
-    with pytest.raises(DataError, match=r"in one file, or masks together with data\.derive\.Masken: components or"):
+    with pytest.raises(DataError, match=r"or in one file; those that are made of masks need tasks\.autos\.derive"):
         Folder("train", [task], root=str(photographs(tmp_path / "set")), images="Bilder")
 
 

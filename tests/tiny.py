@@ -48,4 +48,5 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def steps(folder: Path) -> list[dict[str, Any]]:
     """Its lines that tell of a step, without what differs between two runs of the same numbers."""
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(folder) if "seconds" in line]
+    times = ("seconds", "waited")
+    return [{k: v for k, v in line.items() if k not in times} for line in lines(folder) if "seconds" in line]

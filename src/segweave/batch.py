@@ -41,6 +41,9 @@ class Labelled:
     def to(self, device: torch.device | str) -> Labelled:
         return Labelled(self.rows.to(device, non_blocking=True), self.value.to(device, non_blocking=True))
 
+    def pin_memory(self) -> Labelled:
+        return Labelled(self.rows.pin_memory(), self.value.pin_memory())
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,10 +65,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by torch's loader; lets `to` overlap the copy with computation."""
-        targets = {
-            name: Labelled(labelled.rows.pin_memory(), labelled.value.pin_memory())
-            for name, labelled in self.targets.items()
-        }
+        targets = {name: labelled.pin_memory() for name, labelled in self.targets.items()}
         return Batch(self.ids, self.images.pin_memory(), targets)
 
 

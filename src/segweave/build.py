@@ -31,9 +31,9 @@ from segweave.experiment import run
 from segweave.model import MultiTaskModel, create_model
 from segweave.plan import Plan
 from segweave.resume import config_changes, data_changes
-from segweave.run_folder import check_folder
+from segweave.run_folder import check_folder, task_specs
 from segweave.schema import check_config, data_bands
-from segweave.sources import build_dataset, build_tasks
+from segweave.sources import build_dataset, build_tasks, cached
 from segweave.summary import write_report
 from segweave.tasks.task import Task
 
@@ -91,15 +91,17 @@ def train(
     place = choose_device(device)
     torch.manual_seed(plan.seed)
     tasks = build_tasks(config)
-    dataset = build_dataset(config, "train", tasks)
-    validation = build_dataset(config, "val", tasks)
+    augment.check({task.name: task for task in tasks})
+    dataset = cached(config, "train", tasks, build_dataset(config, "train", tasks))
+    validation = cached(config, "val", tasks, build_dataset(config, "val", tasks))
     fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
     if changes is not None:
         changes |= data_changes(Path(out) / name, fingerprints, changed_data)
+    specs = task_specs(Path(out) / name) if resume else {}
     for task in tasks:
         if not dataset.labelled(task.name):
             raise ConfigError(f"tasks.{task.name}: no training image has a label for it; check data.tasks and source")
-        task.prepare(_targets(dataset, task))
+        _prepare(task, dataset, specs.get(task.name), quiet)
     sampling = build_sampling(config, dataset, tasks, plan)
     config = _normalised(config, dataset, quiet)
     model = create_model(tasks, **config.model)
@@ -121,6 +123,7 @@ def train(
             workers=workers,
             start_step=start_step,
             sampling=sampling,
+            device=place,
         )
 
     folder, results = run(
@@ -144,6 +147,17 @@ def train(
             (folder / "report.html").unlink(missing_ok=True)
             print(f"report not written: {error}; `segweave report {folder}` tries again", file=sys.stderr)
     return folder, results
+
+
+def _prepare(task: Task, dataset: Dataset, spec: Mapping[str, Any] | None, quiet: bool) -> None:
+    """Computes what a task takes from the training labels, and prints it; a run that goes on has it in its spec."""
+    if spec is not None:
+        task.recall(spec)
+        return
+    told = [*task.prepare(_targets(dataset, task)), *task.weigh(dataset.labelled(task.name), len(dataset))]
+    console = terminal.console(quiet=quiet)
+    for note in told:
+        console.print(f"{task.name}: {note}")
 
 
 def _normalised(config: Config, dataset: Dataset, quiet: bool) -> Config:
@@ -278,7 +292,7 @@ def evaluate_run(
     model, config = load_run(path)
     readers = list(model.tasks.values())
     if data is not None:
-        config = replace(config, data=_like(config, data))
+        config = replace(config, data=_like(config, data), tasks=data.tasks or config.tasks)
         readers = _readers(model, data) if data.tasks else _in_layers(readers, data)
     dataset = build_dataset(config, split, readers)
     results = build_validation(config, dataset, 0, readers)(model.to(choose_device(device)))
@@ -307,7 +321,10 @@ def _in_layers(tasks: list[Task], data: Config) -> list[Task]:
     """The tasks whose labels other data names; all where it, or one of several data sets, names none."""
     named = [options.get("tasks") for options in data.data.get("sets", {"": data.data}).values()]
     layers = None if None in named else {layer for layers in named for layer in layers}
-    kept = [task for task in tasks if layers is None or (task.source or task.name) in layers]
+    read = {task.name: task.source or task.name for task in tasks}
+    # what a derived task is made of may be another task
+    read |= {task.name: read.get(read[task.name], read[task.name]) for task in tasks if task.derivation is not None}
+    kept = [task for task in tasks if layers is None or read[task.name] in layers]
     if not kept:
         wanted = ", ".join(task.source or task.name for task in tasks)
         raise ConfigError(f"{data.source}: data.tasks: found {', '.join(layers or ())}; the run's tasks read {wanted}")
@@ -334,6 +351,7 @@ def write_results(path: Path, results: Results) -> None:
     rows = [["task", "metric", "value"]]
     for task, values in results.items():
         rows += [[task, key, f"{v:.4f}"] for key, v in values.items() if isinstance(v, float)]
+        rows += [[task, "origin", values["origin"]]] if "origin" in values else []
         for name, row in values.get("per_class", {}).items():
             rows += [[task, f"{key}/{name}", f"{v:.4f}"] for key, v in row.items() if isinstance(v, float)]
     try:

@@ -13,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from segweave.config import Config
+from segweave.data.augment import Augment
 from segweave.data.dataset import Dataset
+from segweave.data.derived.targets import Derived
 from segweave.data.findings import Finding, Place, find
-from segweave.data.inventory import sheets, take_inventory
+from segweave.data.imbalance import imbalances
+from segweave.data.inventory import Inventory, Labels, sheets, take_inventory
 from segweave.data.layout import new_folder
 from segweave.data.survey import Record, sample_of, survey
 from segweave.drawing import shown, thinned
@@ -74,6 +77,8 @@ def check(
     """
     plan = Plan(**config.train)
     tasks = build_tasks(config)
+    augment = Augment(config.data.get("size"), **(config.data.get("augment") or {}))
+    augment.check({task.name: task for task in tasks})
     datasets, faults = _open(config, tasks)
     name = Path(config.source).stem
     folder = new_folder(out or Path("check") / name)
@@ -87,7 +92,10 @@ def check(
     records = _watched(survey(datasets, tasks, workers), sum(sizes.values()), console or Console(quiet=True))
     inventory = take_inventory(records, sizes, tasks)
     one_size = bool(config.data.get("size") or (config.data.get("augment") or {}).get("crop"))
-    found = find(inventory, tasks, plan.batch_size * plan.accumulate, one_size)
+    batch = plan.batch_size * plan.accumulate
+    found = find(inventory, tasks, batch, one_size)
+    parts = datasets["train"].sets if "train" in datasets else {}
+    found += imbalances(inventory, tasks, {name: len(places) for name, places in parts.items()}, batch, config.data)
     listed = [Finding("advice", f"{split}: {note}") for split, notes in before.items() for note in notes]
     findings = [*(Finding("error", fault) for fault in faults), *found, *listed]
     album = _Album(datasets, tasks)
@@ -96,7 +104,8 @@ def check(
         for place, finding in enumerate(findings)
     ]
     samples = {split: album.draw(_spread(split, count)) for split, count in sizes.items()}
-    checked = Checked(findings, [*_sets(datasets, tasks), *sheets(inventory)], folder / "check.html")
+    tables = [*_sets(datasets, tasks), *_derived(datasets, tasks, inventory), *sheets(inventory)]
+    checked = Checked(findings, tables, folder / "check.html")
     page = check_page(name, checked.verdict, remarks, checked.sheets, samples)
     try:
         checked.page.write_text(page, encoding="utf-8", errors="replace")
@@ -133,6 +142,34 @@ def _sets(datasets: Mapping[str, Dataset], tasks: Sequence[Task]) -> list[Sheet]
         rows.append([name, split, len(places), *labels])
     columns = ("data set", "split", "images", *(f"with {task.name}" for task in tasks))
     return [Sheet("Data sets", columns, rows)] if rows else []
+
+
+def _derived(datasets: Mapping[str, Dataset], tasks: Sequence[Task], inventory: Inventory) -> list[Sheet]:
+    """A table of the tasks whose labels are made of others: how, from what, how many, and what to know of them."""
+    dataset = next(iter(datasets.values()))
+    targets = dataset.targets if isinstance(dataset, Derived) else {}
+    rows: list[list[Cell]] = []
+    for task in tasks:
+        if task.derive is None:
+            continue
+        counts = [_amount(labels) for labels in inventory.labels[task.name].values()]
+        target = targets.get(task.name)
+        if target is None:  # the task makes them itself, of masks of classes
+            rows.append([task.name, str(task.derive), f"{task.source or task.name} (classes)", *counts, "exact"])
+            continue
+        source = target.derivation.source
+        rows.append([task.name, target.how, f"{source.name} ({source.kind})", *counts, target.derivation.stated])
+    columns = ("task", "derived by", "from", *inventory.splits, "what to know")
+    return [Sheet("Derived labels: not annotated, and not a benchmark's", columns, rows)] if rows else []
+
+
+def _amount(labels: Labels) -> str:
+    """`3 images, 1,234 boxes`: how many labels there are, of the classes together."""
+    images = _plural(len(labels.summaries), "image")
+    if labels.unit == "images":
+        return images
+    count = labels.labelled if labels.unit == "pixels" else sum(labels.counts.values())
+    return f"{images}, {count:,} {labels.unit}"
 
 
 def _watched(records: Iterable[Record], total: int, console: Console) -> Iterator[Record]:

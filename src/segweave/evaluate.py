@@ -15,11 +15,12 @@ from segweave.batch import Sample
 from segweave.data.dataset import Dataset
 from segweave.data.layout import by_end, examples
 from segweave.errors import DataError
+from segweave.metrics.metric import Metric
 from segweave.model import MultiTaskModel
 from segweave.tasks.task import Task
 
 Results = dict[str, dict[str, Any]]
-"""By task: metric values by key, and the metric's details."""
+"""By task: metric values by key, the metric's details, and the `origin` of labels that are no annotations."""
 
 
 @torch.inference_mode()
@@ -48,7 +49,7 @@ def evaluate(
                 target = (readers or model.tasks)[name].encode(annotation)
                 metrics[name].update(task.decode(output), target[None].to(device))
     model.train(was_training)
-    return {name: {**metric.compute(), **metric.details()} for name, metric in metrics.items()}
+    return {name: _values(metric, (readers or model.tasks).get(name)) for name, metric in metrics.items()}
 
 
 def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
@@ -96,8 +97,14 @@ def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:
             metric.update(prediction, target)
         if found and scored and not matched:
             raise DataError(f"{place}: no prediction is of an image here; {examples(found, dataset.ids, 'they')}")
-        results[task.name] = {**metric.compute(), **metric.details()}
+        results[task.name] = _values(metric, task)
     return results
+
+
+def _values(metric: Metric, reader: Task | None) -> dict[str, Any]:
+    """A metric's values and details, and how the labels came about where nobody annotated them."""
+    origin = {"origin": reader.origin} if reader is not None and reader.origin else {}
+    return {**metric.compute(), **metric.details(), **origin}
 
 
 def headline(results: Mapping[str, Mapping[str, Any]], tasks: Iterable[Task]) -> dict[str, tuple[float, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from segweave.stopping import Stop
 from segweave.train import Step, fit
 
 _SAVE_SECONDS = 300.0
+_RECENT = 50
+"""Steps over which the time spent waiting for data is shown."""
 
 
 def run(
@@ -126,13 +129,15 @@ def _train(
         return (state.step - 1) // stream.steps_per_epoch
 
     def show(step: Step) -> None:
-        bar.update(progress(state.step), place(), step.losses, step.images / step.seconds)
+        waiting = sum(step.waited for step in recent) / sum(step.seconds for step in recent)
+        bar.update(progress(state.step), place(), step.losses, step.images / step.seconds, waiting)
 
     def place() -> str:
         return f"epoch {epoch() + 1}, step {state.step}{f'/{total}' if total else ''}"
 
     saved = time.monotonic()
     told: set[str] = set()
+    recent: deque[Step] = deque(maxlen=_RECENT)
     kept: Any = ema.module if ema is not None else model
     steps = fit(
         model,
@@ -159,6 +164,7 @@ def _train(
             if not due():
                 with explained(f"step {state.step}", plan, size):
                     step = next(steps)
+                recent.append(step)
                 missed = {id: why for id, why in stream.unreadable.items() if id not in state.unreadable}
                 log.write(step.record() | ({"unreadable": missed} if missed else {}))
                 for why in missed.values():
@@ -225,8 +231,11 @@ def _check_best(plan: Plan, model: MultiTaskModel) -> None:
 
 
 def _summary(results: Results, model: MultiTaskModel) -> str:
-    heads = headline(results, model.tasks.values())
-    return ", ".join(f"{name} {model.tasks[name].metric().headline} {value:.4f}" for name, (value, _) in heads.items())
+    parts = []
+    for name, (value, _) in headline(results, model.tasks.values()).items():
+        derived = " (derived)" if model.tasks[name].origin else ""
+        parts.append(f"{name} {model.tasks[name].metric().headline} {value:.4f}{derived}")
+    return ", ".join(parts)
 
 
 def _keep_best(folder: Path, model: MultiTaskModel, plan: Plan, state: State, results: Results) -> bool:

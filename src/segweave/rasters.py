@@ -1,8 +1,9 @@
 """Exact reading and writing of the field's image, label and depth files.
 
-Pillow decodes: it agrees bit for bit with `torchvision.io`, whose decoders are deprecated since torchvision 0.29. What
-it would change is mended here: 16-bit colour (cut to 8), 2- and 4-bit grey (stretched to 0..255), EXIF behind the
-pixels, and a size limit of its own. The content decides the format, never the suffix, except for `.npy`.
+Pillow decodes, and libpng most PNG; both agree bit for bit with `torchvision.io`, whose decoders are deprecated since
+torchvision 0.29. What Pillow would change is mended here: 16-bit colour of TIFF (cut to 8), 2- and 4-bit grey
+(stretched to 0..255), EXIF behind the pixels, and a size limit of its own. The content decides the format, never the
+suffix, except for `.npy`.
 
 Bands beyond those of a photograph, which Pillow does not read from a TIFF, come by way of `tiff`.
 

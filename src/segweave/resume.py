@@ -70,6 +70,7 @@ def _sections(config: Config) -> dict[str, dict[str, Any]]:
     if not sets:
         data = filled(FORMATS.options(data["format"]), data)
     data["augment"] = filled(augment, config.data.get("augment") or {})
+    data["augment.device"] = data["augment"].pop("device")
     sampling = {"name": "proportional", **(config.data.get("sampling") or {})}
     data["sampling"] = filled(SAMPLINGS.options(sampling["name"]), sampling)
     sections = {"data": data}
@@ -86,6 +87,7 @@ def _sections(config: Config) -> dict[str, dict[str, Any]]:
 def _fixed(changes: Changes, new: Mapping[str, Any], old: Mapping[str, Any]) -> Changes:
     """Those that are not allowed. A `root` may move: the data's fingerprint says whether it is the same."""
     free = {key for key in changes if key.startswith("data.") and key.endswith(".root")}
+    free |= {"data.cache", "data.augment.device"}
     free |= {f"train.{key}" for key in FREE}
     if new["batch_size"] * new["accumulate"] == old["batch_size"] * old["accumulate"]:
         free |= {"train.batch_size", "train.accumulate"}  # the same images per step, in pieces that fit the memory

@@ -193,9 +193,7 @@ def restore(folder: Path, parts: Mapping[str, Any], state: State, model: MultiTa
     weights, log = folder / "weights", folder / "metrics.jsonl"
     sweep(folder)
     sweep(weights)
-    # a process that was killed between the two renamings of a save left the newest one under the older name
-    places = [weights / "state.safetensors", weights / "previous.safetensors"]
-    path = next((place for place in places if place.is_file()), None)
+    path = _newest(weights)
     if path is not None:
         _load(folder, path, parts, state, model)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -205,10 +203,33 @@ def restore(folder: Path, parts: Mapping[str, Any], state: State, model: MultiTa
         raise CheckpointError(f"{log}: cannot be written: {error.strerror}") from None
 
 
-def _load(folder: Path, path: Path, parts: Mapping[str, Any], state: State, model: MultiTaskModel) -> None:
+def task_specs(folder: Path) -> dict[str, dict[str, Any]]:
+    """By name, the `Task.spec` of a run's tasks after they were prepared; none where it came to no checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged or foreign.
+    """
+    path = _newest(folder / "weights")
+    if path is None:
+        return {}
+    return {spec["name"]: spec for spec in _state(path)[1]["tasks"]}
+
+
+def _newest(weights: Path) -> Path | None:
+    # a process that was killed between the two renamings of a save left the newest one under the older name
+    places = [weights / "state.safetensors", weights / "previous.safetensors"]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors, meta = checkpoint.load(path)
-    if {"tasks", "parts", *vars(state)} - meta.keys():
+    if {"tasks", "parts", *vars(State())} - meta.keys():
         raise CheckpointError(f"{path}: not the state of a training; expected the file that `segweave train` wrote")
+    return tensors, meta
+
+
+def _load(folder: Path, path: Path, parts: Mapping[str, Any], state: State, model: MultiTaskModel) -> None:
+    tensors, meta = _state(path)
     saved, specs = meta.pop("tasks"), json.loads(json.dumps([task.spec() for task in model.tasks.values()]))
     old, new = ({task["name"]: task for task in tasks} for tasks in (saved, specs))
     if old != new:

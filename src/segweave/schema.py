@@ -12,7 +12,7 @@ from segweave import config
 from segweave.balancing import METHODS
 from segweave.catalogue import check, signature_options
 from segweave.config import Config
-from segweave.data import FORMATS, SAMPLINGS
+from segweave.data import DERIVATIONS, FORMATS, SAMPLINGS
 from segweave.errors import ConfigError, nearest
 from segweave.losses import LOSSES
 from segweave.regularizers.betas import check_betas
@@ -20,8 +20,8 @@ from segweave.tasks import TASKS
 
 _PATHS = ("root",)
 _VIEWS = {"size": (list[int] | None, None), "augment": (Any, None), "sampling": (Any, None)}  # of all of the data
-_VIEWS |= {"normalise": (bool | int | None, None)}
-_MAPS = {"maps": (dict[str, dict[int, int | str]], None)}
+_VIEWS |= {"normalise": (bool | int | None, None), "cache": (Any, None)}
+_OF_A_SET = {"maps": (dict[str, dict[int, int | str]], None), "read": (dict[str, dict[str, Any]], None)}
 _UNCHANGED = {"scale": None, "flip": 0.0, "colour": 0.0}  # the augmentation that does nothing
 
 
@@ -53,6 +53,7 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
             raise ConfigError(f"tasks.{name}: expected a mapping with its kind; found {options!r}")
         tasks[str(name)] = _with_choice(options, "kind", TASKS, f"tasks.{name}")
         _check_losses(options.get("loss"), f"tasks.{name}.loss")
+        _check_derivation(options.get("derive"), f"tasks.{name}.derive")
         check_betas(options.get("regularizers"), f"tasks.{name}.regularizers")
         if isinstance(options.get("classes"), str):
             tasks[str(name)]["classes"] = _locate(options["classes"], base)
@@ -85,7 +86,7 @@ def _checked_sets(data: Mapping[str, Any], base: Path) -> dict[str, Any]:
         where = f"data.sets.{name}"
         if not re.fullmatch(r"\w[\w .-]*", name):
             raise ConfigError(f"{where}: found the name {name!r}; expected letters, digits, '_', '-', '.' and blanks")
-        checked["sets"][name] = _checked_set(options, where, _MAPS, base)
+        checked["sets"][name] = _checked_set(options, where, _OF_A_SET, base)
     return checked
 
 
@@ -100,7 +101,7 @@ def _check_layers(sets: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
 
 
 def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data.size`, `augment` and `sampling` where they are written: how large, how varied and how often images come."""
+    """`data.size`, `augment`, `sampling` and `cache` where they are written: how images come, however they are read."""
     views: dict[str, Any] = {}
     sampling = data.get("sampling")
     if sampling is not None:
@@ -108,6 +109,14 @@ def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(sampling, Mapping):
             raise ConfigError(f"data.sampling: found {sampling!r}; expected a name, or a mapping with a name in it")
         views["sampling"] = _with_choice(sampling, "name", SAMPLINGS, "data.sampling")
+    cache = data.get("cache")
+    if cache is not None:
+        cache = {"name": cache} if isinstance(cache, str) else cache
+        if not isinstance(cache, Mapping) or cache.get("name") != "decoded":
+            raise ConfigError(f"data.cache: found {cache!r}; expected decoded, or {{name: decoded}} with its options")
+        own = {key: value for key, value in cache.items() if key != "name"}
+        own = check(own, signature_options("segweave.data.cache:Cached")[0], "data.cache")
+        views["cache"] = {"name": "decoded", **own}
     size, augment = data.get("size"), data.get("augment")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"data.size: found {list(size)}; expected [height, width] in whole pixels, both above 0")
@@ -166,6 +175,18 @@ def _check_losses(loss: Any, where: str) -> None:
         LOSSES.require(name, where)
         if isinstance(loss, Mapping) and isinstance(loss[name], Mapping):
             check(loss[name], {"weight": (float, 1.0)} | LOSSES.options(name), f"{where}.{name}")
+
+
+def _check_derivation(derive: Any, where: str) -> None:
+    """A name or `{name: {option: value}}`; `presence` is of kind `classification` alone."""
+    if derive is None or derive == "presence":
+        return
+    chosen = {derive: {}} if isinstance(derive, str) else derive
+    if len(chosen) != 1:
+        raise ConfigError(f"{where}: found {', '.join(chosen) or 'none'}; expected one of {', '.join(DERIVATIONS)}")
+    ((name, options),) = chosen.items()
+    DERIVATIONS.require(name, where)
+    check(options, DERIVATIONS.options(name), f"{where}.{name}")
 
 
 def _locate(path: str, base: Path) -> str:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from segweave.catalogue import check
 from segweave.config import Config
-from segweave.data import FORMATS
+from segweave.data import DERIVATIONS, FORMATS
 from segweave.errors import ConfigError, SegweaveError
 from segweave.tasks import TASKS
 
 if TYPE_CHECKING:
     from segweave.data.dataset import Dataset
+    from segweave.data.derived.derivation import Derivation, Kind, Source
+    from segweave.data.derived.targets import Target
     from segweave.data.mixture import Part
     from segweave.tasks.task import Task
 
-_OUR_KEYS = ("format", "augment", "normalise", "sampling", "maps")
+_OUR_KEYS = ("format", "augment", "normalise", "sampling", "maps", "read", "cache")
+_INSTANCES = "instances"
+"""How the name of a layer ends in which each object has a number and 0 is none."""
+_NEAREST, _FARTHEST = 1e-3, 1e4
+"""Depth in metres that counts where no task says what does."""
+_KINDS: Mapping[str, Kind] = {"semantic": "classes", "depth": "metres"}
+"""What labels of a task may be made into others, by its kind."""
+_AFTER_READING = ("augment", "normalise", "sampling", "cache")
 
 
 def build_tasks(config: Config) -> list[Task]:
@@ -24,14 +34,22 @@ def build_tasks(config: Config) -> list[Task]:
     Raises:
         ConfigError: options that do not fit, or data sets that know different classes.
     """
-    tasks = []
-    for name, options in config.tasks.items():
-        options = dict(options)
-        kind = options.pop("kind")
-        if "classes" in TASKS.options(kind) and options.get("classes") is None:
-            options["classes"] = _known_classes(config.data, name, options.get("source") or name, kind)
-        tasks.append(TASKS.load(kind)(name, **options))
-    return tasks
+    return [_build_task(config, name) for name in config.tasks]
+
+
+def _build_task(config: Config, name: str) -> Task:
+    options = dict(config.tasks[name])
+    kind = options.pop("kind")
+    if "classes" in TASKS.options(kind) and options.get("classes") is None and not _derived(options):
+        options["classes"] = _known_classes(config.data, name, options.get("source") or name, kind)
+    return TASKS.load(kind)(name, **options)
+
+
+def _derived(options: Mapping[str, Any]) -> bool:
+    """Whether a task's labels are made of others, so that its classes are not those of its source."""
+    from segweave.tasks.task import chosen
+
+    return chosen(options.get("derive")) is not None
 
 
 def _known_classes(data: Mapping[str, Any], task: str, layer: str, kind: str) -> list[str] | None:
@@ -52,12 +70,90 @@ def _known_classes(data: Mapping[str, Any], task: str, layer: str, kind: str) ->
 
 
 def build_dataset(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
-    """One split of a config's data; of several data sets, that split of those that have it.
+    """One split of a config's data, with what is derived of it; of several data sets, of those that have that split.
 
     Raises:
         ConfigError: options that do not fit, a split that does not exist, or a set without labels for any task.
         DataError: no images, or labels that belong to none.
     """
+    readers = {task.name: task for task in tasks if task.derivation is None}
+    if len(readers) == len(tasks):
+        return _read(config, split, tasks)
+    from segweave.data.derived.targets import Derived
+
+    read = list(readers)
+    targets = [_target(config, task, readers) for task in tasks if task.derivation is not None]
+    return Derived(_read(config, split, list(readers.values())), read, targets)
+
+
+def _target(config: Config, task: Task, readers: dict[str, Task]) -> Target:
+    """A derived task with its derivation; adds the reader of its source to `readers`, where that is not there yet."""
+    from segweave.data.derived.derivation import Source
+    from segweave.data.derived.targets import Target
+
+    assert task.derivation is not None
+    how, options = task.derivation
+    if task.source is None:
+        raise ConfigError(f"tasks.{task.name}.source: missing; expected the task or layer that {how} is derived from")
+    if how == "distance" and options.get("unit") == "pixels" and _scaled(config.data):
+        raise ConfigError(
+            f"tasks.{task.name}.derive.distance.unit: found pixels, and images are scaled; expected share, or neither "
+            f"data.size nor a data.augment.scale (null)"
+        )
+    made: type[Derivation] = DERIVATIONS.load(how)
+    if task.source in config.tasks and task.source != task.name:
+        reader = _source_task(config, task, readers)
+        source = Source(task.source, _KINDS[reader.kind], getattr(reader, "names", ()))
+    else:
+        reader, source = _source_layer(config, task, task.source, made, readers)
+    readers.setdefault(reader.name, reader)
+    return Target(task, reader.name, made(task, source, **options))
+
+
+def _source_task(config: Config, task: Task, readers: Mapping[str, Task]) -> Task:
+    """The task that reads what another one is derived from."""
+    name = str(task.source)
+    reader = readers.get(name) or _build_task(config, name)
+    if reader.derivation is not None:
+        raise ConfigError(f"tasks.{task.name}.source: {name!r} is derived itself; expected what that is derived from")
+    if reader.kind not in _KINDS:
+        raise ConfigError(
+            f"tasks.{task.name}.source: {name!r} is of kind {reader.kind}; expected a task of kind "
+            f"{' or '.join(_KINDS)}, or a layer"
+        )
+    return reader
+
+
+def _source_layer(
+    config: Config, task: Task, layer: str, made: type[Derivation], readers: Mapping[str, Task]
+) -> tuple[Task, Source]:
+    """A reader of the layer that a task is derived from; one that is there already where it reads the same."""
+    from segweave.data.derived.derivation import Source
+    from segweave.data.derived.targets import LayerIds
+    from segweave.tasks.depth import Depth
+
+    if made.takes == ("metres",):
+        assert task.derivation is not None
+        units = task.derivation[1].get("units_per_metre")
+        reader = Depth(task.name, source=layer, min_depth=_NEAREST, max_depth=_FARTHEST, units_per_metre=units)
+        return reader, Source(layer, "metres")
+    if layer.endswith(_INSTANCES):
+        kind, source = _INSTANCES, Source(layer, "instances")
+    else:
+        names = _known_classes(config.data, layer, layer, "") or []
+        kind, source = "semantic", Source(layer, "classes", ["background", *names] if len(names) == 1 else names)
+    same = [reader for reader in readers.values() if isinstance(reader, LayerIds) and reader.source == layer]
+    return same[0] if same else LayerIds(task.name, layer, kind), source
+
+
+def _scaled(data: Mapping[str, Any]) -> bool:
+    """Whether images are brought to another size, or to random ones as they are by default."""
+    augment = data.get("augment") or {}
+    return data.get("size") is not None or augment.get("scale", ()) is not None
+
+
+def _read(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
+    """The images and the labels that files hold."""
     data = config.data
     if "sets" not in data:
         return _build(data, data.get("size"), split, tasks)
@@ -82,6 +178,17 @@ def build_dataset(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
     return Mixture(parts, tasks)
 
 
+def cached(config: Config, split: str, tasks: Sequence[Task], dataset: Dataset) -> Dataset:
+    """The data set of a split behind the cache that its config asks for, if any. Raises ConfigError."""
+    wanted = config.data.get("cache")
+    if wanted is None:
+        return dataset
+    from segweave.data.cache import Cached
+
+    how = repr((split, {key: value for key, value in config.data.items() if key not in _AFTER_READING}))
+    return Cached(dataset, tasks, how, **{key: value for key, value in wanted.items() if key != "name"})
+
+
 def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Task]) -> Part:
     """One of several data sets, with those of the tasks that it has labels for."""
     from segweave.data.dataset import labelled_layers
@@ -93,15 +200,39 @@ def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Tas
     found = labelled_layers(tasks, layers)
     if not found:
         raise ConfigError(f"has the layers {', '.join(layers)}, labels for none of {', '.join(t.name for t in tasks)}")
-    maps = options.get("maps", {})
-    if unknown := [layer for layer in maps if layer not in layers]:
-        raise ConfigError(f"maps.{unknown[0]}: no such layer; the set has {', '.join(layers)}")
+    maps, read = options.get("maps", {}), options.get("read", {})
+    for key, given in (("maps", maps), ("read", read)):
+        if unknown := [layer for layer in given if layer not in layers]:
+            raise ConfigError(f"{key}.{unknown[0]}: no such layer; the set has {', '.join(layers)}")
+    if both := [layer for layer in maps if layer in read]:
+        raise ConfigError(f"read.{both[0]}: found beside maps.{both[0]}, which says what every id is; expected one")
     readers = {task.name: task for task in tasks if task.name in found}
+    for layer, given in read.items():
+        readers |= _own_readers([task for name, task in readers.items() if found[name] == layer], given, layer)
     tables = {
         task: class_table(maps[layer], readers[task], f"maps.{layer}") for task, layer in found.items() if layer in maps
     }
     own = [RawIds(task, found[task.name]) if task.name in tables else task for task in readers.values()]
-    return Part(_build(options, size, split, own), tuple(readers), tables)
+    return Part(_build(options, size, split, own), tuple(readers), tables, read)
+
+
+def _own_readers(tasks: Sequence[Task], given: Mapping[str, Any], layer: str) -> dict[str, Task]:
+    """The tasks that read a layer, by name, as they do where its files hold other values than elsewhere.
+
+    Raises:
+        ConfigError: options that say no such thing, or that do not fit the task.
+    """
+    # readers of a layer that is no task's take all values as they are
+    tasks = [task for task in tasks if type(task) is TASKS.load(task.kind)]
+    known = {option: TASKS.options(task.kind)[option] for task in tasks for option in task.reading}
+    if not known:
+        raise ConfigError(f"read.{layer}: found {', '.join(given)}; expected none: no task has such options for it")
+    checked = check(given, known, f"read.{layer}")
+    own: dict[str, Task] = {}
+    for task in tasks:
+        spec = task.spec() | {option: value for option, value in checked.items() if option in task.reading}
+        own[task.name] = TASKS.load(spec.pop("kind"))(spec.pop("name"), **spec)
+    return own
 
 
 def _build(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Task]) -> Dataset:

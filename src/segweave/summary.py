@@ -59,7 +59,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
     history = read_history(json.loads(line) for line in lines)
     tasks = [_result(task, state["best_results"], dataset) for task in model.tasks.values()]
     _write(folder / "results.csv", results_csv(history).encode())
-    _write(folder / "results.png", curves_png(history, {t.name: (t.headline, t.better) for t in tasks}))
+    _write(folder / "results.png", curves_png(history, {t.name: (t.headline, t.better, t.origin) for t in tasks}))
     was_training = model.training
     model.eval()
     answers = _Answers(model, dataset, Resize(size))
@@ -112,6 +112,7 @@ def _result(task: Task, results: Mapping[str, Any], dataset: Dataset) -> TaskRes
         values=results.get(task.name, {}),
         classes=getattr(metric, "classes", ()),
         labelled=dataset.labelled(task.name),
+        origin=task.origin or "",
     )
 
 

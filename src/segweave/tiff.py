@@ -10,6 +10,7 @@ Every function raises ValueError, or what Pillow raises, for a file that contrad
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ _CODECS = (_UNPACKED, 5, 8, 32773, 32946, 34925, 50000)
 _GREY, _RGB = 1, 2
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}
 """Bands that a photometric interpretation needs, 1 for those not listed: RGB, CMYK, YCbCr, CIELab."""
-_LARGEST_TILE = 2**22
+_LARGEST_PIECE = 2**26
+"""Bytes that a strip or tile may have at least, also of a smaller image."""
 
 
 class Directory(TiffImageFile):
@@ -133,7 +135,8 @@ def read_bands(file: IO[bytes], layout: Layout, bands: Sequence[int]) -> np.ndar
     """Some bands, counted from 0, of a `plain` layout: [H, W, len(bands)] as stored, in the machine's byte order."""
     assert layout.dtype is not None
     tall, wide = layout.piece
-    if min(tall, wide) < 1 or tall * wide > max(layout.height * layout.width, _LARGEST_TILE):
+    per_pixel = (1 if layout.planar else layout.bands) * layout.dtype.itemsize
+    if min(tall, wide) < 1 or tall * wide * per_pixel > max(layout.height * layout.width * per_pixel, _LARGEST_PIECE):
         raise ValueError(f"pieces of {tall} x {wide} pixels")
     down, across = -(-layout.height // tall), -(-layout.width // wide)
     planes = layout.bands if layout.planar else 1
@@ -162,6 +165,8 @@ def _piece(file: IO[bytes], layout: Layout, index: int, rows: int) -> np.ndarray
     shape = rows, layout.piece[1], 1 if layout.planar else layout.bands
     if layout.sizes[index] == 0:  # GDAL leaves out what is empty
         return np.zeros(shape, layout.dtype.newbyteorder("="))
+    if layout.offsets[index] + layout.sizes[index] > file.seek(0, os.SEEK_END):
+        raise ValueError(f"a piece of {layout.sizes[index]} bytes that goes on beyond the end of the file")
     file.seek(layout.offsets[index])
     packed = file.read(layout.sizes[index])
     length = shape[1] * shape[2] * layout.dtype.itemsize

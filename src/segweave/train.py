@@ -30,6 +30,8 @@ _MAX_SKIPPED = 10
 class Step:
     """What one optimizer step did; losses are alpha_i L_i, regularisers beta R, by name.
 
+    Of `seconds`, `waited` went by before the loader had the batch.
+
     Cosines between the gradients of two tasks, and the share of the images labelled for either that are labelled for
     both, are by `a|b`, of methods that look at gradients; a cosine that means nothing is NaN. `space` is where the
     gradients were compared, as in `Balance`; None where they were not.
@@ -41,6 +43,7 @@ class Step:
     step: int
     epoch: int
     seconds: float
+    waited: float
     images: int
     losses: Mapping[str, float]
     terms: Mapping[str, float]
@@ -58,7 +61,7 @@ class Step:
     def record(self) -> dict[str, Any]:
         """One line of `metrics.jsonl`."""
         line: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 6)}
-        line["images"] = self.images
+        line |= {"waited": round(self.waited, 6), "images": self.images}
         line |= {f"loss/{name}": value for name, value in self.losses.items()}
         line |= {f"loss/{name}": value for name, value in self.terms.items()}
         line |= {f"weight/{name}": value for name, value in self.weights.items()}
@@ -128,6 +131,7 @@ def fit(
     skipped_in_a_row = 0
     started = time.perf_counter()
     for number, item in enumerate(batches):
+        waited = time.perf_counter() - started
         effective = Effective(number, 0, [item]) if isinstance(item, Batch) else item
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
         model.train()
@@ -198,7 +202,7 @@ def fit(
                 f"images {', '.join(ids[:4])}); lower train.lr or set train.clip"
             )
         now = time.perf_counter()
-        step = _step(effective, now - started, images, values, lr, bad, ids)
+        step = _step(effective, now - started, waited, images, values, lr, bad, ids)
         if compared is not None and compared.overlap is not None:
             pairs = list(combinations(range(len(counts)), 2))
             names = ["|".join(tuple(counts)[place] for place in pair) for pair in pairs]
@@ -283,6 +287,7 @@ def _read(values: Mapping[str, Tensor], compared: Balance | None) -> tuple[dict[
 def _step(
     effective: Effective,
     seconds: float,
+    waited: float,
     images: int,
     values: Mapping[str, float],
     lr: float,
@@ -298,6 +303,7 @@ def _step(
         effective.step,
         effective.epoch,
         seconds,
+        waited,
         images,
         losses,
         group("term"),

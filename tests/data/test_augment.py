@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
+from segweave import build
 from segweave.batch import Sample
-from segweave.data.augment import Augment, Resize
+from segweave.data.augment import Augment, Resize, recolour
+from segweave.data.dataset import Dataset
+from segweave.data.loader import Loader
 from segweave.errors import ConfigError
 from segweave.tasks import Classification, Depth, Semantic
 from segweave.tasks.task import Task
+from tiny import tiny
 
 HEIGHT, WIDTH = 60, 84
 
@@ -146,6 +152,25 @@ def test_colour_stays_in_range_and_touches_no_annotation() -> None:
     assert max(means) - min(means) > 20
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_colour_is_that_of_torchvision(whole: bool) -> None:
+    image = torch.randint(0, 256, (4, 3, 40, 50), dtype=torch.uint8, generator=generator(0))
+    image = image if whole else image / 255
+    factors = torch.tensor([[1.23, 0.81, 1.17], [0.77, 1.19, 0.93], [1.5, 1.4, 0.2], [0.4, 0.6, 1.9]])
+    found = recolour(image.to(torch.float32, copy=True), factors, whole)
+    for made, given, (brightness, contrast, saturation) in zip(found, image, factors.tolist(), strict=True):
+        expected = functional.adjust_contrast(functional.adjust_brightness(given, brightness), contrast)
+        expected = functional.adjust_saturation(expected, saturation)
+        difference = (made - expected.float()).abs()
+        if whole:
+            assert torch.equal(made, made.round())
+            # where the exact value is a whole number, rounding down takes either
+            assert float(difference.max()) <= 1
+            assert float((difference > 0).float().mean()) < 0.01
+        else:
+            assert float(difference.max()) < 1e-5
+
+
 def test_the_same_generator_gives_the_same_pixels() -> None:
     sample, tasks = coordinates()
     augment = Augment([50, 70], crop=[40, 40])
@@ -183,3 +208,150 @@ def test_scale_is_drawn_log_uniformly() -> None:
     assert -1 <= min(zooms) < -0.8
     assert 0.8 < max(zooms) <= 1.0
     assert abs(sum(zooms) / len(zooms)) < 0.15
+
+
+def rare_sample(side: int = 64) -> tuple[Sample, dict[str, Task]]:
+    """Class 0 but for two squares of 3 pixels: class 2 near the lower right corner, class 1 in the middle."""
+    labels = torch.zeros(side, side, dtype=torch.uint8)
+    labels[:2] = 255
+    labels[side - 6 : side - 3, side - 5 : side - 2] = 2
+    labels[30:33, 30:33] = 1
+    tasks: dict[str, Task] = {"semantic": Semantic("semantic", classes=4), "depth": Depth("depth", rescale=False)}
+    depth = tasks["depth"].wrap(1.0 + torch.arange(side * side).view(side, side).float() / 100, (side, side))
+    semantic = tasks["semantic"].wrap(labels, (side, side))
+    return Sample("a", torch.zeros(3, side, side), {"semantic": semantic, "depth": depth}), tasks
+
+
+def rare_crops(rare: dict, seeds: int) -> list[Sample]:
+    sample, tasks = rare_sample()
+    augment = Augment(None, scale=None, crop=[12, 12], flip=0, colour=0, rare=rare)
+    return [augment(sample, tasks, generator(seed)) for seed in range(seeds)]
+
+
+def shows(sample: Sample, label: int) -> bool:
+    return bool((torch.as_tensor(sample.annotations["semantic"]) == label).any())
+
+
+@pytest.mark.parametrize("scale", [None, (0.5, 2.0)])
+@pytest.mark.parametrize("label", [1, 2])
+def test_a_rare_class_is_in_every_window_where_it_is_sure_to_be(scale: tuple[float, float] | None, label: int) -> None:
+    sample, tasks = rare_sample()
+    rare = {"task": "semantic", "chance": 1.0, "classes": [f"class {label}"]}
+    augment = Augment(None, scale=scale, crop=[12, 12], colour=0, rare=rare)
+    held = 0
+    for seed in range(100):
+        moved = augment(sample, tasks, generator(seed))
+        assert list(moved.image.shape[-2:]) == [12, 12]
+        held += shows(moved, label)
+    # at half its size a single pixel at the edge of the window may be dropped
+    assert held == 100 if scale is None else held > 85
+
+
+def test_the_windows_that_hold_a_pixel_are_all_alike() -> None:
+    """A single pixel lies at every place of a window of 12 equally often, up to chance; none is out of the image."""
+    side, at = 64, (40, 20)
+    labels = torch.zeros(side, side, dtype=torch.uint8)
+    labels[at] = 1
+    task = Semantic("semantic", classes=2)
+    sample = Sample("a", torch.zeros(3, side, side), {"semantic": task.wrap(labels, (side, side))})
+    rare = {"task": "semantic", "chance": 1.0, "classes": ["class 1"]}
+    augment = Augment(None, scale=None, crop=[12, 12], flip=0, colour=0, rare=rare)
+    rows, columns = torch.zeros(12), torch.zeros(12)
+    for seed in range(1200):
+        moved = augment(sample, {"semantic": task}, generator(seed)).annotations["semantic"]
+        ((row, column),) = torch.as_tensor(moved).nonzero().tolist()
+        rows[row] += 1
+        columns[column] += 1
+    # 100 each on average with a deviation of 9.6: chi-squared of 11 degrees is above 31.3 once in a thousand
+    for found in (rows, columns):
+        assert float(((found - 100) ** 2 / 100).sum()) < 31.3
+
+
+def test_rare_crops_come_as_often_as_asked_and_auto_aims_at_all_classes_alike() -> None:
+    plain = [shows(sample, 2) for sample in rare_crops({"task": "semantic", "chance": 0.0}, 400)]
+    half = [shows(s, 2) for s in rare_crops({"task": "semantic", "chance": 0.5, "classes": ["class 2"]}, 400)]
+    # by chance a window shows the square in 0.04 of all places
+    assert sum(plain) < 40
+    assert 165 < sum(half) < 255
+    auto = rare_crops({"task": "semantic", "chance": 1.0}, 600)
+    for label in (1, 2):
+        # a third of the windows are aimed at each of the three classes that are there; class 3 is not, nor is 255
+        assert 165 < sum(shows(sample, label) for sample in auto) < 290
+
+
+def test_rare_crops_leave_all_else_as_it_was() -> None:
+    """With chance 0 every pixel is that without the option; with 1 an image without the class or label too."""
+    sample, tasks = rare_sample()
+    plain = Augment(None, crop=[12, 12])
+    never = Augment(None, crop=[12, 12], rare={"task": "semantic", "chance": 0.0})
+    absent = Augment(None, crop=[12, 12], rare={"task": "semantic", "chance": 1.0, "classes": ["class 3"]})
+    always = Augment(None, crop=[12, 12], rare={"task": "semantic", "chance": 1.0})
+    unlabelled = Sample("a", sample.image, {"depth": sample.annotations["depth"]})
+    for seed in range(10):
+        pairs = [(never, plain, sample), (absent, plain, sample), (always, plain, unlabelled)]
+        for one, two, given in pairs:
+            a, b = one(given, tasks, generator(seed)), two(given, tasks, generator(seed))
+            assert a.annotations.keys() == b.annotations.keys()
+            assert all(torch.equal(a.annotations[name], b.annotations[name]) for name in a.annotations)
+            assert torch.equal(a.image, b.image)
+
+
+def test_rare_crops_are_a_function_of_the_generator_and_move_all_annotations() -> None:
+    sample, tasks = rare_sample()
+    augment = Augment(None, scale=None, crop=[12, 12], flip=0, rare={"task": "semantic", "chance": 1.0})
+    for seed in range(10):
+        one, two = (augment(sample, tasks, generator(seed)) for _ in range(2))
+        assert all(torch.equal(one.annotations[name], two.annotations[name]) for name in tasks)
+        depth = torch.as_tensor(one.annotations["depth"])
+        top, left = divmod(round((float(depth[0, 0]) - 1) * 100), 64)
+        whole = torch.as_tensor(sample.annotations["semantic"])
+        assert torch.equal(torch.as_tensor(one.annotations["semantic"]), whole[top : top + 12, left : left + 12])
+
+
+def test_a_binary_task_aims_at_its_class() -> None:
+    task = Semantic("road", classes=["road"])
+    labels = torch.zeros(64, 64, dtype=torch.uint8)
+    labels[50, 50] = 1
+    sample = Sample("a", torch.zeros(3, 64, 64), {"road": task.wrap(labels, (64, 64))})
+    augment = Augment(None, scale=None, crop=[8, 8], rare={"task": "road", "chance": 1.0})
+    for seed in range(20):
+        assert int(torch.as_tensor(augment(sample, {"road": task}, generator(seed)).annotations["road"]).sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rare", "message"),
+    [
+        ({}, r"data\.augment\.rare\.task: missing"),
+        ({"task": "semantic", "share": 1}, r"data\.augment\.rare\.share: unknown key"),
+        ({"task": "semantic", "chance": 1.5}, r"data\.augment\.rare\.chance: found 1\.5"),
+        ({"task": "semantic", "classes": "class 1"}, r"data\.augment\.rare\.classes: found 'class 1'"),
+        ({"task": "semantic", "classes": []}, r"data\.augment\.rare\.classes: found none"),
+        ({"task": "semantics"}, r"data\.augment\.rare\.task: unknown task 'semantics'; did you mean 'semantic'"),
+        ({"task": "depth"}, r"data\.augment\.rare\.task: 'depth' has no class per pixel"),
+        ({"task": "semantic", "classes": ["class 9"]}, r"data\.augment\.rare\.classes: unknown class 'class 9'"),
+    ],
+)
+def test_rare_crops_that_cannot_be_are_refused(rare: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Augment(None, rare=rare).check(rare_sample()[1])
+
+
+def test_a_loader_refuses_names_that_there_are_not_before_it_reads() -> None:
+    class Unread(Dataset):
+        ids = ("a",)
+
+        def annotation(self, *_: object) -> Tensor | None:
+            raise AssertionError
+
+        __getitem__ = labelled = fingerprint = annotation
+
+    augment = Augment(None, rare={"task": "semantics"})
+    with pytest.raises(ConfigError, match=r"unknown task 'semantics'; did you mean 'semantic'"):
+        Loader(Unread(), rare_sample()[1], augment)
+
+
+def test_training_refuses_them_before_it_reads_the_data(tmp_path: Path) -> None:
+    config = tiny(data={"augment": {"rare": {"task": "semantic", "classes": ["lorry"]}}})
+    with pytest.raises(ConfigError, match=r"data\.augment\.rare\.classes: unknown class 'lorry'"):
+        build.train(config, "run", tmp_path, quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -49,7 +49,9 @@ def test_an_id_beyond_void_is_named(tmp_path: Path) -> None:
     options, readers = made(tmp_path)
     path = tmp_path / "CamVid" / "trainannot" / "0000TP_002.png"
     Image.fromarray(np.full((20, 30), 12, np.uint8)).save(path)
-    with pytest.raises(DataError, match=r"0000TP_002\.png: found label id 12; expected 0 to 10, and 11 for void"):
+    with pytest.raises(
+        DataError, match=r"0000TP_002\.png: found label id 12 \(600 pixels\); expected 0 to 10, and 11 for"
+    ):
         CamVid("train", readers, **options)[2]
 
 

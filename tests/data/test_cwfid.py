@@ -106,7 +106,11 @@ def test_the_leak_and_the_absent_image_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("masks/007_mask.png", np.full((HEIGHT, WIDTH), 255, np.uint8), "found the value 255; expected a one-bit mask"),
+        (
+            "masks/007_mask.png",
+            np.full((HEIGHT, WIDTH), 255, np.uint8),
+            r"found label id 255 \(600 pixels\); expected a one-bit mask",
+        ),
         (
             "annotations/007_annotation.png",
             np.full((HEIGHT, WIDTH, 3), 9, np.uint8),

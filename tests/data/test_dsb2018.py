@@ -80,7 +80,7 @@ def test_every_layer_is_of_the_same_masks_and_the_overlap_is_told(tmp_path: Path
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.full((20, 30), 7, np.uint8), "found values other than 0 and 255"),
+        (np.full((20, 30), 7, np.uint8), "found 7 on 600 pixels; expected the mask"),
         (np.zeros((20, 30), np.uint8), "found no pixel of 255"),
         (np.full((5, 6), 255, np.uint8), "found 6x5; expected 30x"),
     ],

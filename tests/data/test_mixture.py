@@ -174,6 +174,54 @@ def test_labels_that_no_file_holds_are_mapped_too(root: Path) -> None:
         load(made)[start]
 
 
+def test_depth_in_three_units_is_the_same_metres(tmp_path: Path) -> None:
+    """Multiples of 1/8 m are whole millimetres and whole 256ths; floats are metres without being told."""
+    metres = np.random.default_rng(0).integers(8, 72, (HEIGHT, WIDTH)) / 8
+    for name, file in (("mm", "a.png"), ("kitti", "a.png"), ("floats", "a.npy")):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "depth").mkdir()
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name / "images" / "a.png")
+        if file == "a.npy":
+            np.save(tmp_path / name / "depth" / file, metres.astype(np.float32))
+        else:
+            Image.fromarray((metres * (256 if name == "kitti" else 1000)).astype(np.uint16)).save(
+                tmp_path / name / "depth" / file
+            )
+    common = {"format": "folder", "tasks": {"depth": "depth"}, "splits": {}}
+    sets = {name: {**common, "root": str(tmp_path / name)} for name in ("mm", "kitti", "floats")}
+    made = {"data": {"sets": sets}, "tasks": {"depth": TASKS["depth"]}}
+    before = load(made)
+    sets["kitti"]["read"] = {"depth": {"units_per_metre": 256}}
+    data = load(made)
+    found = [data[index].annotations["depth"].as_subclass(Tensor).double() for index in range(3)]
+    assert all(np.array_equal(depth.numpy(), metres) for depth in found)
+    assert not np.array_equal(before[1].annotations["depth"].numpy(), metres)
+    assert data.fingerprint() != before.fingerprint()
+
+
+def test_masks_of_a_threshold_of_a_colour_and_of_another_ignored_id(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH)).astype(np.uint8)
+    ids[0] = 7
+    colours = np.array([[0, 0, 0], [9, 200, 3], *[[255, 255, 255]] * 6], np.uint8)
+    files = {"plain": ids, "white": np.where(ids == 1, 200, 30).astype(np.uint8), "green": colours[ids]}
+    sets: dict[str, Any] = {}
+    for name, pixels in files.items():
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "masks").mkdir()
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name / "images" / "a.png")
+        Image.fromarray(pixels).save(tmp_path / name / "masks" / "a.png")
+        sets[name] = {"format": "folder", "root": str(tmp_path / name), "tasks": {"plant": "masks"}, "splits": {}}
+    sets["plain"]["read"] = {"plant": {"ignore": 7}}
+    sets["white"]["read"] = {"plant": {"threshold": 128}}
+    table = {"plant": [9, 200, 3], "background": [0, 0, 0], "ignore": [255, 255, 255]}
+    sets["green"]["read"] = {"plant": {"colours": table}}
+    data = load({"data": {"sets": sets}, "tasks": {"plant": {"kind": "semantic", "classes": ["plant"]}}})
+    for index, id in enumerate(data.ids):
+        expected = ids.copy()
+        expected[0] = 0 if id.startswith("white") else 255
+        assert np.array_equal(data[index].annotations["plant"].numpy(), expected), id
+
+
 def test_notes_carry_the_name_of_their_set(root: Path) -> None:
     Image.new("L", (WIDTH, HEIGHT)).save(root / "town" / "images" / "train" / "0.png")
     Image.new("L", (WIDTH, HEIGHT), 5).save(root / "town" / "masks" / "train" / "extra.png")
@@ -247,6 +295,11 @@ def test_the_short_form_names_its_sets(root: Path) -> None:
         ("data.sets.town.maps={masks: {5: 0}}", r"data\.sets\.town: maps\.masks: no such layer; the set has semantic"),
         ("data.sets.town.maps={semantic: {5: roda}}", r"maps\.semantic\.5: found 'roda'; expected ignore or a class"),
         ("data.sets.town.maps={semantic: {5: 3}}", r"maps\.semantic\.5: found 3; expected ignore or a class"),
+        ("data.sets.room.read={depht: {units_per_metre: 1}}", r"room: read\.depht: no such layer; the set has"),
+        ("data.sets.room.read={depth: {units: 1}}", r"read\.depth\.units: unknown key; did you mean 'units_per_metre'"),
+        ("data.sets.room.read={depth: {max_depth: 1}}", r"room: read\.depth\.max_depth: unknown key"),
+        ("data.sets.room.read={depth: {units_per_metre: a}}", r"read\.depth\.units_per_metre: found 'a'; expected"),
+        ("data.sets.town.read={semantic: {ignore: 5}}", r"town: read\.semantic: found beside maps\.semantic"),
         ("data.sets.town.tasks={semantik: masks}", r"no task reads this layer; did you mean 'semantic'"),
         ("data.sets.town.tasks=null", r"data\.sets\.town: tasks: missing; expected where this set has which labels"),
         ("data.sets.town.root=/nowhere", r"data\.sets\.town: data\.root: /nowhere: no such folder"),

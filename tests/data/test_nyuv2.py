@@ -118,7 +118,7 @@ def test_lines_of_the_list_without_an_image_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "value", "message"),
     [
-        ("nyu_labels40", np.full((HEIGHT, WIDTH), 40, np.uint8), "found label id 40; expected 0 to 39"),
+        ("nyu_labels40", np.full((HEIGHT, WIDTH), 40, np.uint8), r"found label id 40 \(192 pixels\); expected 0 to 39"),
         ("nyu_depths", np.full((HEIGHT, WIDTH), 900, np.uint16), "found 16-bit depth; expected 8 bits"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_label_that_the_arrays_do_not_have_is_refused(tmp_path: Path, value: f
     labels = np.zeros((HEIGHT, WIDTH), np.float32)
     labels[3, 4] = value
     np.save(tmp_path / "val" / "label" / "0.npy", labels)
-    with pytest.raises(DataError, match=rf"0\.npy: found the label {value:g}; expected 0 to 12"):
+    with pytest.raises(DataError, match=rf"0\.npy: found the label {value:g} \(1 pixels outside.*expected 0 to 12"):
         NYUv2("val", tasks, **options)[0]
 
 
@@ -209,7 +209,7 @@ def test_matlab_faults_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classMapping40\.mat: found mapClass of \[41\]"):
         NYUv2("test", tasks, **options)
     mapping.write_bytes(b"no MATLAB file")
-    with pytest.raises(DataError, match=r"classMapping40\.mat: found no mapClass"):
+    with pytest.raises(DataError, match=r"classMapping40\.mat: cannot be read .*with mapClass"):
         NYUv2("test", tasks, **options)
     with pytest.raises(ConfigError, match=r"data\.bands: found 4; expected none or 3"):
         NYUv2("test", tasks, **options, bands=4)

@@ -179,8 +179,8 @@ def test_faults_of_matlab_files_are_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
     path = save_labels(tmp_path, "2008_000002", np.full(SIZE, 460, np.uint16))
-    refused(path, "edges", r"found a LabelMap of uint16 \(20, 30\); expected \[H, W\], 0 to 459")
-    refused(path, "normals", "found a LabelMap")
+    refused(path, "edges", r"found label id 460 \(600 pixels\); expected 0 to 459")
+    refused(path, "normals", "found label id 460")
     path = save_labels(tmp_path, "2008_000002", np.full((20, 29), WALL, np.uint16))
     refused(tmp_path / "normals_distill" / "2008_000002.png", "normals", "found 30x20; expected 29x20")
     for damaged in (path.read_bytes()[:200], b"", b"no MATLAB file" * 99):

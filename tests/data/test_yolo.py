@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,11 @@ def made(root: Path) -> tuple[dict[str, Any], Sequence[Task]]:
 
 
 def one(root: Path, *lines: str, task: Task | None = None, name: str = "a") -> torch.Tensor | None:
-    """The label of the only image, whose file has these lines."""
-    picture(root / "images" / "train" / f"{name}.png")
+    """The label of the only training image, whose file has these lines."""
+    for split in ("train", "val"):
+        picture(root / "images" / split / f"{name}.png")
     write(root, f"train/{name}", *lines)
-    data = Yolo("train", [task or Detection("boxes", classes=NAMES)], root=str(root), val=1e-9)
+    data = Yolo("train", [task or Detection("boxes", classes=NAMES)], root=str(root))
     return data.annotation(0, task.name if task else "boxes")
 
 
@@ -199,16 +201,25 @@ def test_layouts(layout: str, tmp_path: Path) -> None:
         assert any("1 listed images are missing" in note and "gone.jpg" in note for note in data.notes)
 
 
-def test_without_a_split_for_it_a_share_validates(tmp_path: Path) -> None:
-    for number in range(40):
-        picture(tmp_path / "images" / f"{number:02}.png", size=(4, 4))
-        write(tmp_path, f"{number:02}", "0 0.5 0.5 1 1")
-    parts = [
-        set(Yolo(split, [Detection("boxes", classes=NAMES)], root=str(tmp_path)).ids) for split in ("train", "val")
-    ]
-    assert not parts[0] & parts[1]
-    assert len(parts[0] | parts[1]) == 40
-    assert 2 <= len(parts[1]) <= 16  # of a binomial of 40 and 0.2, all but one in a thousand
+@pytest.mark.parametrize("count", [2, 40])
+def test_without_a_split_for_it_an_exact_share_validates(count: int, tmp_path: Path) -> None:
+    """A fifth of the images, at least one: those with the lowest SHA-256, as of every format."""
+    names = [f"{number:02}" for number in range(count)]
+    for name in names:
+        picture(tmp_path / "images" / f"{name}.png", size=(4, 4))
+        write(tmp_path, name, "0 0.5 0.5 1 1")
+    parts = [Yolo(split, [Detection("boxes", classes=NAMES)], root=str(tmp_path)).ids for split in ("train", "val")]
+    lowest = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[: max(1, count // 5)]
+    assert parts == [sorted(set(names) - set(lowest)), sorted(lowest)]
+
+
+def test_a_single_class_needs_no_name_for_the_background(tmp_path: Path) -> None:
+    options, _ = made(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    write(tmp_path, "train/0", "0 0 0 1 0 1 1 0 1")
+    mask = Yolo("train", [Semantic("semantic", classes=["cat"])], **options).annotation(0, "semantic")
+    assert mask is not None
+    assert mask.as_subclass(torch.Tensor).unique().tolist() == [1]
 
 
 @pytest.mark.parametrize(

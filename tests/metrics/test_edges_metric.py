@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.optimize
+import scipy.sparse.csgraph
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +80,23 @@ def test_pixels_that_are_near(radius: float) -> None:
     assert np.array_equal(near(places, true, radius).toarray() > 0, distance <= radius)
 
 
+@settings(max_examples=60, deadline=None)
+@given(SMALL, st.data(), st.sampled_from([1.0, 1.5, 2.3]))
+def test_any_start_leads_to_as_many_pairs(predicted: np.ndarray, data: st.DataObject, radius: float) -> None:
+    true = data.draw(arrays(np.bool_, predicted.shape))
+    pairs = near(predicted, true, radius)
+    start = np.full(pairs.shape[0], -1)
+    for row in data.draw(st.permutations(range(pairs.shape[0]))):
+        free = sorted(set(pairs.indices[pairs.indptr[row] : pairs.indptr[row + 1]].tolist()) - set(start.tolist()))
+        start[row] = data.draw(st.sampled_from([-2, -1, *free]))
+    left = start == -2
+    found, apart = match(pairs, start), match(pairs[np.flatnonzero(~left)])
+    assert (found[left] == -2).all()
+    assert (found >= 0).sum() == (apart >= 0).sum()
+    assert len(set(found[found >= 0].tolist())) == (found >= 0).sum()
+    assert all(pairs.toarray()[row, column] for row, column in enumerate(found.tolist()) if column >= 0)
+
+
 def thinned_by_pixel(edges: np.ndarray) -> np.ndarray:
     """Guo and Hall's conditions, one pixel at a time, a pass at once."""
     now, before = edges.copy(), None
@@ -113,6 +131,16 @@ def test_thinning_is_guo_and_halls_and_keeps_every_piece_and_hole(edges: np.ndar
     assert scipy.ndimage.label(thinned, EIGHT)[1] == count == len(np.unique(pieces[thinned]))
     # a hole is background, four neighbours connected
     assert scipy.ndimage.label(~np.pad(thinned, 1))[1] == scipy.ndimage.label(~np.pad(edges, 1))[1]
+
+
+def test_sixty_four_maps_are_thinned_at_once_as_each_alone() -> None:
+    generator = np.random.default_rng(0)
+    share = np.linspace(0.2, 0.95, 64)[:, None, None]
+    maps = generator.random((64, 17, 23)) < share
+    together = (maps.astype(np.uint64) << np.arange(64, dtype=np.uint64)[:, None, None]).sum(0)
+    thinned = thin(together)
+    for bit, alone in enumerate(maps):
+        assert np.array_equal(thinned >> np.uint64(bit) & np.uint64(1), thin(alone))
 
 
 def test_thick_lines_become_one_pixel_wide() -> None:
@@ -169,6 +197,12 @@ def test_suppression_is_that_of_the_toolbox(seed: int) -> None:
     assert 0.1 < (found > 0).mean() < 0.6
 
 
+def test_what_is_below_the_least_is_suppressed_and_the_rest_as_ever() -> None:
+    edges = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 31)), 1)
+    least = float(np.median(edges))
+    assert np.array_equal(suppress(edges, least), np.where(edges < least, 0, suppress(edges)))
+
+
 def test_suppression_leaves_the_ridge() -> None:
     edges = np.tile(np.exp(-((np.arange(21) - 10.0) ** 2) / 8), (30, 1))
     kept = suppress(edges)
@@ -220,6 +254,27 @@ def test_ods_lies_between_two_thresholds() -> None:
     assert values["ods_f"] == pytest.approx(0.75, abs=1e-4)
     assert values["ois_f"] == pytest.approx(2 / 3)
     assert metric.details()["threshold"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("nms", [True, False])
+def test_counts_at_many_thresholds_are_those_of_each_alone(nms: bool) -> None:
+    """Thinned and matched one threshold at a time, by the bipartite matching of scipy."""
+    generator = np.random.default_rng(0)
+    true = np.abs(scipy.ndimage.gaussian_filter(generator.normal(size=(40, 50)), 4)) < 0.01
+    noise = scipy.ndimage.gaussian_filter(generator.normal(size=(40, 50)), 1.2)
+    edges = 1 / (1 + np.exp(1 - 3 * scipy.ndimage.gaussian_filter(true.astype(float), 1) - 4 * noise))
+    target = true.astype(np.uint8)
+    target[:6] = 255
+    metric = EdgeMetric(255, 0.03, 150, nms=nms)
+    metric.update({"edges": torch.from_numpy(edges)[None]}, torch.from_numpy(target)[None])
+    levels = np.rint(edges * 255)
+    values = np.rint(suppress(levels / 255) * 255) if nms else levels
+    for threshold, found in zip(metric.thresholds, metric.counts.tolist(), strict=True):
+        predicted = thin(values / 255 >= threshold - 1e-9) & (target != 255)
+        pairs = near(predicted, target == 1, 0.03 * math.hypot(40, 50))
+        columns = scipy.sparse.csgraph.maximum_bipartite_matching(pairs, perm_type="column")
+        assert found == [(columns >= 0).sum(), predicted.sum(), (target == 1).sum()]
+    assert len(np.unique(metric.counts[:, 0])) > 50
 
 
 def test_one_threshold() -> None:

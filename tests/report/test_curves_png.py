@@ -14,7 +14,7 @@ from segweave.report import curves_png as curves
 from segweave.report.curves_png import curves_png
 from segweave.report.history import read_history
 
-BETTER = ("score", {"score": True, "wrong": False})
+BETTER = ("score", {"score": True, "wrong": False}, "")
 
 
 def drawn(history: list[dict], tasks: list[str]) -> np.ndarray:

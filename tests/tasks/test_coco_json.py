@@ -19,10 +19,11 @@ from pycocotools.cocoeval import COCOeval
 from segweave import build
 from segweave.config import Config, from_values
 from segweave.data.folder import Folder
-from segweave.errors import ConfigError, DataError
+from segweave.errors import DataError
 from segweave.predict import predict_run
 from segweave.schema import check_config
-from segweave.tasks import Detection, Semantic
+from segweave.sources import build_dataset, build_tasks
+from segweave.tasks import Detection
 
 
 def write_coco(path: Path, **parts: Any) -> Path:
@@ -230,10 +231,13 @@ def test_results_grow_entry_by_entry(tmp_path: Path) -> None:
 
 def test_boxes_from_masks_are_those_of_the_objects(tmp_path: Path) -> None:
     root = make_set(tmp_path / "set")
-    options = {"classes": ["red", "blue"], "ids": {1: "red", 2: "blue"}}
-    tasks = [Detection("objects", **options), Semantic("masks", classes=["none", "red", "blue"])]
-    layers = {"objects": "masks", "masks": "masks"}
-    dataset = Folder("train", tasks, root=str(root), tasks=layers, derive={"objects": "components"})
+    tasks = {
+        "objects": {"kind": "detection", "classes": ["red", "blue"], "source": "masks", "derive": "boxes"},
+        "masks": {"kind": "semantic", "classes": ["none", "red", "blue"]},
+    }
+    data = {"format": "folder", "root": str(root), "tasks": {"masks": "masks"}}
+    made = check_config(from_values({"data": data, "tasks": tasks}))
+    dataset = build_dataset(made, "train", build_tasks(made))
     written = Detection("objects", classes=["red", "blue"])
     truth = Folder("train", [written], root=str(root), tasks={"objects": "annotations/instances_{split}.json"})
     assert dataset.ids == truth.ids
@@ -242,39 +246,10 @@ def test_boxes_from_masks_are_those_of_the_objects(tmp_path: Path) -> None:
         assert ours == sorted(truth[index].annotations["objects"].tolist())
 
 
-def test_instances_and_single_classes(tmp_path: Path) -> None:
-    mask = np.zeros((20, 30), np.uint16)
-    mask[2:10, 3:9], mask[4:6, 9:12], mask[12:18, 20:28] = 3, 3, 9
-    Image.fromarray(mask).save(tmp_path / "a.png")
-    found = Detection("cells", classes=["cell"]).read_derived(tmp_path / "a.png", "instances")
-    assert found[:, :5].tolist() == [[3, 2, 12, 10, 0], [20, 12, 28, 18, 0]]
-    assert found[:, 6].tolist() == [54, 48]
-    mask = np.where(mask == 3, 26001, np.where(mask == 9, 24002, 7)).astype(np.uint16)
-    Image.fromarray(mask).save(tmp_path / "b.png")
-    cityscapes = Detection("objects", classes=["person", "car"], ids={24: "person", 26: "car"})
-    assert cityscapes.read_derived(tmp_path / "b.png", "instances")[:, 4].tolist() == [0, 1]
-    few = Detection("cells", classes=["cell"], min_pixels=50).read_derived(tmp_path / "a.png", "instances")
-    assert len(few) == 1
-    with pytest.raises(ConfigError, match=r"tasks\.objects\.ids: missing"):
-        Detection("objects", classes=["a", "b"]).read_derived(tmp_path / "a.png", "components")
-
-
-def test_mistakes_in_derive_and_in_files(tmp_path: Path) -> None:
+def test_mistakes_in_files(tmp_path: Path) -> None:
     root = make_set(tmp_path / "set")
     detection = Detection("objects", classes=["red", "blue"])
-    with pytest.raises(
-        ConfigError, match=r"data\.derive\.objects: found 'boxes'; expected one of components, instances"
-    ):
-        Folder("train", [detection], root=str(root), tasks={"objects": "masks"}, derive={"objects": "boxes"})
-    with pytest.raises(ConfigError, match=r"data\.derive\.masks: found 'components'; expected the layer of a task"):
-        Folder(
-            "train",
-            [Semantic("masks", classes=3)],
-            root=str(root),
-            tasks={"masks": "masks"},
-            derive={"masks": "components"},
-        )
-    with pytest.raises(DataError, match=r"found .*\.png; expected labels of task 'objects'|reads boxes from one COCO"):
+    with pytest.raises(DataError, match=r"found .*\.png; expected labels of task 'objects'.*tasks\.objects\.derive"):
         Folder("train", [detection], root=str(root), tasks={"objects": "masks"})
     path = root / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
@@ -296,12 +271,11 @@ def test_cars_and_pedestrians_of_camvid(real_data: Path) -> None:
     from scipy import ndimage
 
     root = real_data / "camvid" / "CamVid"
-    options = {"classes": ["car", "pedestrian"], "ids": {8: "car", 9: "pedestrian"}}
-    detection = Detection("objects", **options)
-    layers = {"objects": "{split}annot"}
-    dataset = Folder(
-        "val", [detection], root=str(root), images="{split}", tasks=layers, derive={"objects": "components"}
-    )
+    objects = {"kind": "detection", "classes": ["car", "pedestrian"], "ids": {8: "car", 9: "pedestrian"}}
+    data = {"format": "folder", "root": str(root), "images": "{split}", "tasks": {"masks": "{split}annot"}}
+    tasks = {"objects": {**objects, "source": "masks", "derive": "boxes"}}
+    made = check_config(from_values({"data": data, "tasks": tasks}))
+    dataset = build_dataset(made, "val", build_tasks(made))
     counted = 0
     for index in range(5):
         mask = np.array(Image.open(dataset.file(index, "objects")))  # pyright: ignore

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segweave.config import from_values
 from segweave.data.augment import Augment
 from segweave.data.findings import find
 from segweave.data.folder import Folder
@@ -21,6 +22,8 @@ from segweave.data.loader import Loader
 from segweave.data.survey import survey
 from segweave.errors import DataError
 from segweave.evaluate import score
+from segweave.schema import check_config
+from segweave.sources import build_dataset, build_tasks
 from segweave.tasks import Detection
 from segweave.tasks.boxes import Boxes
 
@@ -182,15 +185,11 @@ def test_boxes_from_masks_that_a_table_names(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         Image.fromarray(values).save(tmp_path / folder / f"{folder}.png")
     (tmp_path / "table.csv").write_text("photo,mask\nphotos/photos.png,masks/masks.png\n")
-    options: dict[str, Any] = {"images": "photo", "table": "table.csv", "splits": {"val": 0.0001}}
-    dataset = Folder(
-        "train",
-        [Detection("objects", classes=["car"])],
-        root=str(tmp_path),
-        tasks={"objects": "mask"},
-        derive={"objects": "components"},
-        **options,
-    )
+    data: dict[str, Any] = {"format": "folder", "root": str(tmp_path), "images": "photo", "table": "table.csv"}
+    data["splits"] = {"val": 0.0001}
+    tasks = {"objects": {"kind": "detection", "classes": ["car"], "source": "mask", "derive": "boxes"}}
+    config = check_config(from_values({"data": data, "tasks": tasks}))
+    dataset = build_dataset(config, "train", build_tasks(config))
     assert dataset[0].annotations["objects"][:, :4].tolist() == [[30, 10, 50, 20]]
 
 

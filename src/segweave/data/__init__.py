@@ -1,8 +1,9 @@
-"""Data-set formats by config name; `sampling` has the table of samplings."""
+"""Data-set formats by config name; `sampling` and `derived` have the tables of samplings and derivations."""
 
 from typing import TYPE_CHECKING
 
 from segweave.catalogue import Catalogue
+from segweave.data.derived import DERIVATIONS as DERIVATIONS
 from segweave.data.sampling import SAMPLINGS as SAMPLINGS
 
 FORMATS = Catalogue(

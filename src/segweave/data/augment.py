@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import TVTensor
 
 from segweave.batch import Sample
+from segweave.catalogue import check, signature_options
+from segweave.data.rare_crops import RareCrops
 from segweave.errors import ConfigError
 from segweave.tasks.task import Task
+
+GREY = 114
+"""Fills the padding of photographs."""
+
+_RARE = signature_options("segweave.data.rare_crops:RareCrops")[0]
 
 
 class Augment:
@@ -26,6 +36,10 @@ class Augment:
             8-bit RGB, else with the mean of each band, because a fixed value may be far from all that occurs.
         flip: probability of a left-right flip.
         colour: largest relative change of brightness, contrast and saturation; of three bands of integers only.
+        rare: lays crops where rare classes are: the options of `RareCrops`, such as `{task: semantic, chance: 0.5}`;
+            null for any place. It matters where the window is smaller than the image, by `crop` or by a scale above 1.
+        device: whether images are resized, padded, flipped and recoloured on the device that trains, a batch at a time,
+            instead of by the workers. For a GPU with few CPU cores; the pixels are the same up to rounding.
 
     Raises:
         ConfigError: values out of range.
@@ -39,6 +53,8 @@ class Augment:
         crop: Sequence[int] | None = None,
         flip: float = 0.5,
         colour: float = 0.25,
+        rare: Mapping[str, Any] | None = None,
+        device: bool = False,
     ) -> None:
         if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
             raise ConfigError(f"data.augment.scale: found {scale}; expected [low, high] with 0 < low <= high")
@@ -51,9 +67,26 @@ class Augment:
         self.crop = crop
         self.flip = flip
         self.colour = colour
+        self.rare = None if rare is None else RareCrops(**check(rare, _RARE, "data.augment.rare"))
+        self.device = device
+
+    def check(self, tasks: Mapping[str, Task]) -> None:
+        """Raises ConfigError for tasks or classes named in it that there are not."""
+        if self.rare is not None:
+            self.rare.check(tasks)
 
     def __call__(self, sample: Sample, tasks: Mapping[str, Task], generator: torch.Generator) -> Sample:
         """Draws every random number from `generator`."""
+        change = self.draw(sample, tasks, generator)
+        return Sample(sample.id, change.image(sample.image), change.annotations(sample, tasks))
+
+    def cut(self, sample: Sample, tasks: Mapping[str, Task], generator: torch.Generator) -> tuple[Sample, Change]:
+        """The same change with the image's part left to be made: the sample has the window of it, as in the file."""
+        change = self.draw(sample, tasks, generator)
+        return Sample(sample.id, change.window(sample.image), change.annotations(sample, tasks)), change
+
+    def draw(self, sample: Sample, tasks: Mapping[str, Task], generator: torch.Generator) -> Change:
+        """What is to become of a sample; every random number is drawn from `generator`."""
         chance = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
         height, width = sample.image.shape[-2:]
         target_h, target_w = self.size or (height, width)
@@ -63,44 +96,135 @@ class Augment:
         # The window is cut from the file's own pixels and resized once; target and annotation share its integers.
         window_h = min(height, max(1, round(crop_h * height / (target_h * factor))))
         window_w = min(width, max(1, round(crop_w * width / (target_w * factor))))
-        out_h = min(crop_h, max(1, round(window_h * factor * target_h / height)))
-        out_w = min(crop_w, max(1, round(window_w * factor * target_w / width)))
-        top, left = int(chance[1] * (height - window_h + 1)), int(chance[2] * (width - window_w + 1))
-        flip = chance[3] < self.flip
-        padding = [0, 0, crop_w - out_w, crop_h - out_h]
-        # whole pixels leave a zoom that differs a little from the drawn one, and from one axis to the other
-        zoom = math.sqrt(out_h * height / (window_h * target_h) * out_w * width / (window_w * target_w))
+        inner_h = min(crop_h, max(1, round(window_h * factor * target_h / height)))
+        inner_w = min(crop_w, max(1, round(window_w * factor * target_w / width)))
+        row, column = (self.rare.spot(sample, tasks, generator) if self.rare else None) or (None, None)
+        top, left = _start(chance[1], window_h, height, row), _start(chance[2], window_w, width, column)
+        # colours are cut to the range of the type, and floats have none
+        recoloured = self.colour > 0 and len(sample.image) == 3 and not sample.image.is_floating_point()
+        brightness, contrast, saturation = (1 + self.colour * (2 * c - 1) for c in chance[4:])
+        return Change(
+            (top, left, window_h, window_w),
+            (inner_h, inner_w),
+            (crop_h, crop_w),
+            chance[3] < self.flip,
+            # whole pixels leave a zoom that differs a little from the drawn one, and from one axis to the other
+            math.sqrt(inner_h * height / (window_h * target_h) * inner_w * width / (window_w * target_w)),
+            (brightness, contrast, saturation) if recoloured else None,
+        )
 
-        def move(value: Tensor, fill: int | float | None, mode: InterpolationMode) -> Tensor:
-            value = functional.resized_crop(
-                value, top, left, window_h, window_w, [out_h, out_w], interpolation=mode, antialias=True
-            )
-            if any(padding):
-                means = value.float().mean((1, 2)).tolist() if fill is None else fill
-                value = functional.pad(value, padding, fill=means)
-            return functional.horizontal_flip(value) if flip else value
 
-        # uint16 has no resize kernel; floats in [0, 1] hold it exactly enough for what interpolation keeps of it
-        image = sample.image if sample.image.dtype == torch.uint8 else to_float(sample.image)
-        photograph = image.dtype == torch.uint8 and len(image) == 3
-        image = move(image, 114 if photograph else None, InterpolationMode.BILINEAR)
-        # torchvision's colour operators cut floats to [0, 1], which need not be the range of a file's own
-        if self.colour and len(image) == 3 and not sample.image.is_floating_point():
-            image = self._recolour(image, chance[4:])
-        annotations = {}
-        for name, annotation in sample.annotations.items():
-            if tasks[name].dense or isinstance(annotation, TVTensor):
-                annotation = move(annotation, tasks[name].fill, InterpolationMode.NEAREST)
-                if zoom != 1:
-                    annotation = tasks[name].zoom(annotation, zoom)
-            annotations[name] = annotation
-        return Sample(sample.id, image, annotations)
+@dataclass(frozen=True)
+class Change:
+    """What augmentation makes of one sample: a window is cut out, resized, padded, flipped and recoloured.
 
-    def _recolour(self, image: Tensor, chance: Sequence[float]) -> Tensor:
-        brightness, contrast, saturation = (1 + self.colour * (2 * c - 1) for c in chance)
-        image = functional.adjust_brightness(image, brightness)
-        image = functional.adjust_contrast(image, contrast)
-        return functional.adjust_saturation(image, saturation)
+    Args:
+        place: top, left, height and width of the window, within the image.
+        inner: height and width that it is resized to.
+        size: height and width of the result; what lies right of the inner part and below it is filled.
+        flip: whether left and right change places, after the padding.
+        zoom: of the window, for annotations that depend on it.
+        factors: of brightness, contrast and saturation; None leaves the colours.
+    """
+
+    place: tuple[int, int, int, int]
+    inner: tuple[int, int]
+    size: tuple[int, int]
+    flip: bool
+    zoom: float
+    factors: tuple[float, float, float] | None
+
+    def window(self, image: Tensor) -> Tensor:
+        """The window of an image, a view of it."""
+        top, left, height, width = self.place
+        return image[..., top : top + height, left : left + width]
+
+    def image(self, image: Tensor) -> Tensor:
+        """An image [C, H, W] changed: uint8 as it is, other types as `to_float` does."""
+        grey = is_photograph(image)
+        if image.dtype == torch.uint16:
+            # it has no resize kernel; floats in [0, 1] hold it exactly enough for what interpolation keeps of it.
+            # Of the window alone, because the rest of a sample on a mapped file need not be read
+            values = torch.empty_like(image, dtype=torch.float32)
+            self.window(values).copy_(to_float(self.window(image)))
+            image = values
+        image = functional.resize(self.window(image), list(self.inner), antialias=True)
+        if self.inner != self.size:
+            means = (image.sum((1, 2)).double() / image[0].numel()).float()
+            image = functional.pad(image, self._padding, fill=GREY if grey else means.tolist())
+        if self.flip:
+            image = functional.horizontal_flip(image)
+        if self.factors is None:
+            return image
+        changed = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return recolour(changed, torch.tensor(self.factors), image.dtype == torch.uint8).to(image.dtype)
+
+    def annotations(self, sample: Sample, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+        """Those of a sample, changed as its image where they have a place in it."""
+        return {
+            name: self._moved(annotation, tasks[name])
+            if tasks[name].dense or isinstance(annotation, TVTensor)
+            else annotation
+            for name, annotation in sample.annotations.items()
+        }
+
+    def _moved(self, annotation: Tensor, task: Task) -> Tensor:
+        annotation = functional.resized_crop(
+            annotation, *self.place, list(self.inner), interpolation=InterpolationMode.NEAREST
+        )
+        if self.inner != self.size:
+            annotation = functional.pad(annotation, self._padding, fill=task.fill)
+        if self.flip:
+            annotation = functional.horizontal_flip(annotation)
+        return task.zoom(annotation, self.zoom) if self.zoom != 1 else annotation
+
+    @property
+    def _padding(self) -> list[int]:
+        return [0, 0, self.size[1] - self.inner[1], self.size[0] - self.inner[0]]
+
+
+def is_photograph(image: Tensor) -> bool:
+    """Whether an image [..., C, H, W] is 8-bit RGB, which is padded with grey."""
+    return image.dtype == torch.uint8 and image.shape[-3] == 3
+
+
+def recolour(
+    image: Float32[Tensor, "*b 3 H W"], factors: Float32[Tensor, "*b 3"], whole: bool
+) -> Float32[Tensor, "*b 3 H W"]:
+    """Changes brightness, contrast and saturation in place, by the formulas of torchvision's operators.
+
+    Every operation rounds alike on all devices, so that whole numbers come out the same on a GPU as on a CPU.
+
+    Args:
+        image: whole numbers from 0 to 255, or floats in [0, 1].
+        factors: of brightness, contrast and saturation.
+        whole: whether they are whole numbers, which are rounded down after each of the three.
+    """
+    limit = 255.0 if whole else 1.0
+    brightness, contrast, saturation = factors[..., None, None, None].unbind(-4)
+
+    def cut(values: Tensor) -> Tensor:
+        return values.floor_() if whole else values
+
+    def grey() -> Tensor:
+        red, green, blue = image.unbind(-3)
+        return cut(0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)
+
+    cut(image.mul_(brightness).clamp_(max=limit))
+    shade = grey()
+    # sums of rows of whole numbers are exact in float32, and those of all rows in float64
+    mean = (shade.sum(-1).double().sum(-1) / shade[0].numel()).float()[..., None, None]
+    cut(image.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, limit))
+    shade = grey()
+    return cut(image.mul_(saturation).add_(shade.mul_(1 - saturation)).clamp_(0, limit))
+
+
+def _start(chance: float, window: int, whole: int, place: int | None) -> int:
+    """Where a window begins that lies in the whole and holds a place, where one is given."""
+    low, high = 0, whole - window
+    if place is not None:
+        low, high = max(low, place - window + 1), min(high, place)
+    return low + int(chance * (high - low + 1))
 
 
 class Resize:

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from segweave import rasters
 from segweave.data.files import Label
 from segweave.data.layout import RASTERS, by_id
-from segweave.data.published import Layer, Published
-from segweave.errors import DataError
+from segweave.data.published import Layer, Published, read_classes
 
 _CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 _VOID, _UNLABELLED = 11, 255
+_CLASS = {id: id for id in range(len(_CLASSES))} | {_VOID: _UNLABELLED}
+"""Class by id of the files."""
 
 
 class CamVid(Published):
@@ -43,7 +42,4 @@ class CamVid(Published):
 
     def values(self, layer: str, label: Label, id: str) -> Tensor:  # noqa: ARG002
         assert isinstance(label, Path)
-        labels = rasters.read_index(label)
-        if int(labels.max()) > _VOID:
-            raise DataError(f"{label}: found label id {int(labels.max())}; expected 0 to 10, and 11 for void")
-        return torch.where(labels == _VOID, _UNLABELLED, labels).to(torch.uint8)
+        return read_classes(label, _CLASS, f"0 to {_VOID - 1}, and {_VOID} for void")

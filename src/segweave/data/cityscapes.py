@@ -117,12 +117,19 @@ class Cityscapes(Published):
         return read_classes(label, _CLASSES[layer], f"0 to {_IDS - 1}")
 
 
+def _must_be_16_bit(path: Path) -> None:
+    if rasters.integer_bits(path) != 16:
+        raise DataError(f"{path}: found {rasters.read_header(path).mode} values; expected a 16-bit grey PNG")
+
+
 def _instance_ids(path: Path) -> Integer[np.ndarray, "H W"]:
+    _must_be_16_bit(path)
     values = rasters.read_index(path).long().numpy()
     ids = np.where(values < _INSTANCES, values, values // _INSTANCES)
     if ids.min() < 0 or ids.max() >= _IDS:
         stray = int(values[(ids < 0) | (ids >= _IDS)][0])
-        raise DataError(f"{path}: found instance id {stray}; expected an id, 0 to {_IDS - 1}, or 1000 times it plus k")
+        found = f"instance id {stray} ({int((values == stray).sum())} pixels)"
+        raise DataError(f"{path}: found {found}; expected an id, 0 to {_IDS - 1}, or 1000 times it plus k")
     return values
 
 
@@ -153,7 +160,6 @@ def _depth(path: Path, camera: Path | bytes) -> Tensor:
         baseline = focal = math.nan
     if not (0 < baseline < math.inf and 0 < focal < math.inf):
         raise DataError(f"{camera}: found no extrinsic.baseline and intrinsic.fx above 0; expected metres and pixels")
-    if rasters.integer_bits(path) != 16:
-        raise DataError(f"{path}: found {rasters.read_header(path).mode} values; expected a 16-bit grey PNG")
+    _must_be_16_bit(path)
     values = rasters.read_index(path).float()
     return torch.where(values > 1, baseline * focal * 256 / (values - 1), 0.0)

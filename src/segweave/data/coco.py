@@ -148,9 +148,11 @@ class Coco(Published):
         path = self.folder("annotations") / f"panoptic_{split}2017.json"
         found: dict[str, Label] = {}
         try:
-            listed = {
-                without_suffix(item["file_name"]): item["segments_info"] for item in read_json(path)["annotations"]
-            }
+            annotations = read_json(path)["annotations"]
+            listed = {without_suffix(item["file_name"]): item["segments_info"] for item in annotations}
+            if len(listed) < len(annotations):
+                twice = len(annotations) - len(listed)
+                raise DataError(f"{path}: found {twice} annotations of a file that has another; expected one of each")
             for id, segments in listed.items():
                 rows = [(item["id"], item["category_id"], bool(item.get("iscrowd"))) for item in segments]
                 if strays := [category for _, category, _ in rows if category not in _PANOPTIC]:

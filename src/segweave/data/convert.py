@@ -30,7 +30,7 @@ from segweave.tasks import TASKS
 from segweave.tasks.boxes import Boxes
 from segweave.tasks.task import Task
 
-_OF_FILES = ("source", "threshold", "units_per_metre", "ids", "category_ids")
+_OF_FILES = ("source", "threshold", "units_per_metre", "ids", "category_ids", "bins")
 """Options of tasks that say how their files are encoded, which those that are written here need not be told."""
 _VIEWS = ("size", "augment", "normalise", "sampling")
 _GREYS = [(value, value, value) for value in range(256)]
@@ -80,9 +80,10 @@ def convert(
     colour), `labels/<task>/<id>` or `labels/<task>.json` (boxes, with crowds and areas), `labels.csv` (whole-image
     classes), `<split>.txt` and, last of all, `config.yaml`. Masks are 8-bit palette PNG with 255 where nothing is
     labelled, or 16-bit PNG where ids are beyond 255; depth is 16-bit PNG in millimetres, or `.npy` in metres for a map
-    that these do not hold to half a millimetre, such as one beyond 65.535 m; normals are `.npy`. Where two splits have
-    an image of one id, the split's name comes before all ids. A folder without `config.yaml` is the rest of a
-    conversion that was killed.
+    that these do not hold to half a millimetre, such as one beyond 65.535 m; normals are `.npy`. Derived labels are
+    written as they were made, as `.npy` where they are not whole numbers; `origin` tells in the config what they are.
+    Where two splits have an image of one id, the split's name comes before all ids. A folder without `config.yaml` is
+    the rest of a conversion that was killed.
 
     Args:
         config: checked, with the tasks that read the labels.
@@ -168,13 +169,15 @@ class _Folder:
             annotation = sample.annotations.get(task.name)
             if annotation is None:
                 continue
-            self.labels[task.name, split] += 1
             if isinstance(annotation, Boxes):
                 self._boxes[task.name][name] = annotation
-            elif task.dense:
+            elif task.dense and getattr(task, "bins", None) is None:
                 self._add_map(task, id, annotation)
             else:
-                self._cells[task.name][name] = _cell(task, annotation)
+                cell = self._cells[task.name][name] = _cell(task, annotation)
+                if not cell:
+                    continue
+            self.labels[task.name, split] += 1
         self._files.append(name)
         return name
 
@@ -217,7 +220,7 @@ class _Folder:
             return
         target = task.encode(annotation)
         path = task.write(folder, id, task.truth(target))
-        if target.ndim == 2 and not self._comes_back(task.name, path, target):
+        if target.ndim == 2 and (task.derivation is not None or not self._comes_back(task.name, path, target)):
             path.unlink()
             np.save(folder / f"{id}.npy", target.numpy())
             self.notes[f"{task.name}: maps that {path.suffix} does not hold: written as .npy"] += 1
@@ -275,6 +278,9 @@ def _bands(data: Mapping[str, Any]) -> int | Sequence[int] | None:
 def _options(task: Task, written: Mapping[str, Any]) -> dict[str, Any]:
     """A task's options in the new config: without those that say how its files were encoded."""
     options = {key: value for key, value in written.items() if key not in (*_OF_FILES, "ignore")}
+    if task.derivation is not None:
+        del options["derive"]  # the labels are written as they were derived
+        options["origin"] = task.origin
     known = TASKS.options(options["kind"])
     if "classes" in known:
         options["classes"] = list(getattr(task, "classes", ()))
@@ -293,6 +299,8 @@ def _cell(task: Task, annotation: Tensor) -> str:
     classes: Sequence[str] = getattr(task, "classes", ())
     if scores is None or len(scores) != len(classes):
         raise ConfigError(f"tasks.{task.name}: found labels of kind {task.kind}, which no table holds; leave it out")
+    if not scores.any() and not getattr(task, "multi_label", False):
+        return ""  # not known
     # a name that would be taken apart is written as its number
     names = [str(number) if re.search(r"[;|]|^\s|\s$|^-?$", name) else name for number, name in enumerate(classes)]
     return ";".join(name for name, score in zip(names, scores.tolist(), strict=True) if score > 0.5) or "-"

@@ -15,12 +15,14 @@ from torch import Tensor
 from segweave import rasters
 from segweave.data.files import Label
 from segweave.data.layout import by_id
-from segweave.data.published import Layer, Published
+from segweave.data.published import Layer, Published, read_classes
 from segweave.errors import DataError
 
 _PLANTS = ("crop", "weed")
 _COLOURS = {(0, 0, 0): 0, (0, 255, 0): 1, (255, 0, 0): 2}
-_SOIL, _UNLABELLED = 1, 255
+_UNLABELLED = 255
+_VEGETATION = {0: 1, 1: 0}
+"""Class by value of the masks, which call the soil 1."""
 
 
 class CWFID(Published):
@@ -67,21 +69,19 @@ class CWFID(Published):
         if layer == "objects":
             return _boxes(label)
         mask = label if layer == "vegetation" else self.folder("masks") / f"{id}_mask.png"
-        soil = rasters.read_index(mask)
-        if int(soil.max()) > _SOIL:
-            raise DataError(f"{mask}: found the value {int(soil.max())}; expected a one-bit mask, 1 for soil")
+        vegetation = read_classes(mask, _VEGETATION, "a one-bit mask, 1 for soil")
         if layer == "vegetation":
-            return 1 - soil
+            return vegetation
         plants = rasters.read_index(label, _COLOURS)
-        if plants.shape != soil.shape:
-            (height, width), (h, w) = soil.shape, plants.shape
+        if plants.shape != vegetation.shape:
+            (height, width), (h, w) = vegetation.shape, plants.shape
             raise DataError(f"{label}: found {w}x{h}; expected {width}x{height}, the size of {mask}")
-        coloured, on_soil = int((plants != 0).sum()), int(((plants != 0) & (soil == _SOIL)).sum())
+        coloured, on_soil = int((plants != 0).sum()), int(((plants != 0) & (vegetation == 0)).sum())
         if 2 * on_soil > coloured:
             raise DataError(f"{mask}: found 1 under {on_soil} of {coloured} coloured pixels; expected 1 for soil")
         if on_soil:
             self.notes[f"{id}: {on_soil} pixels are coloured as plants where the mask has soil"] = 1
-        return torch.where((plants == 0) & (soil != _SOIL), _UNLABELLED, plants).to(torch.uint8)
+        return torch.where((plants == 0) & (vegetation == 1), _UNLABELLED, plants).to(torch.uint8)
 
     @cached_property
     def _lists(self) -> tuple[Path, dict[str, list[str]]]:
@@ -90,8 +90,8 @@ class CWFID(Published):
         lists = _load(path)
         try:
             return path, {split: [f"{int(number):03}" for number in lists[split]] for split in self.published}
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{path}: found {str(lists)[:80]!r}; expected lists of numbers, train and test") from None
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{path}: found {error!r}; expected lists of numbers, train and test") from None
 
 
 def _boxes(path: Path) -> Tensor:
@@ -104,8 +104,10 @@ def _boxes(path: Path) -> Tensor:
             across, down = (np.atleast_1d(np.asarray(plant["points"][axis], float)) for axis in "xy")
             if plant["type"] not in _PLANTS:
                 raise ValueError(f"the type {plant['type']!r}")
+            if across.shape != down.shape:
+                raise ValueError(f"{across.size} x for {down.size} y")
             rows.append([across.min(), down.min(), across.max(), down.max(), _PLANTS.index(plant["type"])])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         expected = f"annotation: a list of polygons, with type {' or '.join(_PLANTS)} and points: x, y"
         raise DataError(f"{path}: found {error!r}; expected {expected}") from None
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
@@ -114,5 +116,5 @@ def _boxes(path: Path) -> Tensor:
 def _load(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); expected a YAML file") from None

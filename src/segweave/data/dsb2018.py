@@ -61,6 +61,10 @@ class DSB2018(Published):
         if self._latest is None or self._latest[0] != label:
             self._latest = label, read_nuclei(label)
         nuclei = self._latest[1]
+        header = rasters.read_header(self._images[id])
+        if nuclei.instances.shape != (header.height, header.width):
+            (height, width), image = nuclei.instances.shape, self._images[id]
+            raise DataError(f"{label}: found {width}x{height}; expected {header.width}x{header.height}, as {image}")
         if nuclei.shared:
             self.notes[f"{id}: nuclei overlap in {nuclei.shared} pixels"] = 1
         if layer == "objects":
@@ -84,7 +88,9 @@ def read_nuclei(folder: Path) -> Nuclei:
             raise DataError(f"{path}: found {sizes[0]}; expected {sizes[1]}, the size of {paths[0].name}")
         inside = mask == 255
         if not (inside | (mask == 0)).all():
-            raise DataError(f"{path}: found values other than 0 and 255; expected the mask of a nucleus")
+            stray = int(mask[~inside & (mask != 0)][0])
+            count = int((mask == stray).sum())
+            raise DataError(f"{path}: found {stray} on {count} pixels; expected the mask of a nucleus, 0 and 255")
         rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
         if not len(rows):
             raise DataError(f"{path}: found no pixel of 255; expected the mask of a nucleus")

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +19,8 @@ Place = tuple[str, int]
 """An image by its split and its position there."""
 
 _NAMED = 3
-_UNBALANCED, _FEW_LABELS, _RARE = 20.0, 0.1, 3
+_FEW_LABELS, _RARE = 0.1, 3
+_FRAMED, _FRAMES = 0.9, 10
 _ALIKE_BITS, _ALIKE_PAIRS = 3, 50_000_000
 
 
@@ -49,6 +50,7 @@ def find(inventory: Inventory, tasks: Sequence[Task], batch: int, one_size: bool
     for task in tasks:
         labels = inventory.labels[task.name]
         found += [*_coverage(task, labels, batch), *_classes(task, labels), *_judgements(task, labels)]
+        found += _frames(task, [record for record in records if task.name in record.labels])
     found += [*_same_images(inventory), *_same_labels(records, tasks), *_doubts(records), *_look_alikes(inventory)]
     found += _notes(records)
     order = ("error", "warning", "advice")
@@ -130,25 +132,29 @@ def _classes(task: Task, by_split: Mapping[str, Labels]) -> Iterator[Finding]:
         counts = ", ".join(f"{name!r} in {train.occurs[name]}" for name in rare[:_NAMED])
         more = f" and {len(rare) - _NAMED} more classes" if len(rare) > _NAMED else ""
         yield Finding("warning", f"{task.name}: hardly any training image shows {counts}{more}; label more of them")
-    most, least = max(seen, key=lambda n: train.counts[n]), min(seen, key=lambda n: train.counts[n])
-    ratio = train.counts[most] / train.counts[least]
-    if ratio >= _UNBALANCED:
-        yield Finding("advice", f"{task.name}: {_imbalance(task, train, most, least, ratio, len(seen))}")
-
-
-def _imbalance(task: Task, train: Labels, most: str, least: str, ratio: float, present: int) -> str:
-    text = f"{most!r} has {ratio:,.0f} times the {train.unit} of {least!r}"
-    weights: Any = getattr(task, "class_weights", "none to set")
-    if weights is None:
-        whole = sum(train.counts.values())
-        factors = " and ".join(f"{name!r} {whole / (present * train.counts[name]):.3g}" for name in (least, most))
-        return f"{text}; tasks.{task.name}.class_weights: balanced would weigh {factors}"
-    return f"{text}; the config weighs the classes" if weights != "none to set" else f"{text}; more of it would help"
 
 
 def _judgements(task: Task, by_split: Mapping[str, Labels]) -> Iterator[Finding]:
     for text in task.judge([summary for labels in by_split.values() for summary in labels.summaries]):
         yield Finding("warning", f"{task.name}: {text}")
+
+
+def _frames(task: Task, records: Sequence[Record]) -> Iterator[Finding]:
+    """A class whose frame is as wide in nearly every label: no scene has one, but what nobody labelled has."""
+    frames = [record for record in records if task.name in record.frames]
+    if not frames:
+        return
+    (value, width), count = Counter(record.frames[task.name] for record in frames).most_common(1)[0]
+    names = list(frames[0].labels[task.name].counts)
+    if count < max(_FRAMED * len(records), _FRAMES) or value >= len(names):
+        return
+    alike = [record for record in frames if record.frames[task.name] == (value, width)]
+    yield Finding(
+        "warning",
+        f"{task.name}: {names[value]!r} is a frame {width} pixels wide round {count} of {len(records)} labels, and may "
+        f"stand for what nobody labelled, there and elsewhere; if so, add its id to tasks.{task.name}.ignore",
+        _places(alike),
+    )
 
 
 def _same_images(inventory: Inventory) -> Iterator[Finding]:

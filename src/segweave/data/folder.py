@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-from torch import Tensor
 
 from segweave.data import shares
 from segweave.data.dataset import match_layers
-from segweave.data.files import ImageFiles, Label
+from segweave.data.files import Label, TaskFiles
 from segweave.data.layout import (
     RASTERS,
     Table,
-    by_end,
     by_id,
+    by_last,
     by_owner,
     examples,
-    last,
     list_files,
     read_list,
     suffix_of,
@@ -32,10 +28,9 @@ from segweave.tasks.task import Task
 _TEXTS = frozenset({".txt"})
 _LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-Named = TypeVar("Named")
 
 
-class Folder(ImageFiles):
+class Folder(TaskFiles):
     """A folder of images with labels beside them; any label may be missing on any image.
 
     In a pattern, `*` is any text within one name, `**` any folders, `{stem}` the image's id, `{split}` the split's
@@ -51,8 +46,6 @@ class Folder(ImageFiles):
         images: sub-folder, pattern, or column of `table`. Files that a layer claims as labels are no images.
         tasks: by layer, a sub-folder (files with the images' names), a pattern, a column of `table`, or for boxes a
             COCO JSON file. Without it, the layer of a task is the sub-folder of its name.
-        derive: by layer of boxes, how they come from masks: `components` (each connected region of a class is an
-            object) or `instances` (each value is an object). The task's `ids` say which values are which class.
         table: CSV or TSV file in `root`, a row an image. Unless the images come from it, its rows are joined to them by
             the column that names most of them.
         bands: of the images: null for photographs; a number where all files have so many; or a list of those to read
@@ -76,27 +69,21 @@ class Folder(ImageFiles):
         root: str,
         images: str = "images",
         tasks: Mapping[str, str] | None = None,
-        derive: Mapping[str, str] | None = None,
         table: str | None = None,
         splits: Mapping[str, str | float | int] | None = None,
         bands: int | Sequence[int] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise ConfigError(f"data.root: {root}: no such folder; expected the folder that holds the images")
+        super().__init__(root, "that holds the images", readers, bands)
         self.split = split
-        self.bands = bands
-        self.readers = {task.name: task for task in readers}
         layers = dict(tasks) if tasks else {(task.source or task.name): (task.source or task.name) for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
-        self._derive = self._derivations(derive or {})
         self._table = Table(self.root, table) if table else None
+        self._source = self._table.path if self._table else self.root
         self._pattern = images
         self._pools: dict[str | None, dict[str, Path]] = {}
         self._layers = list(layers.values())
         self._splits = self._default_splits() if splits is None else shares.checked(splits)
-        if split not in self._splits and split != "train":
-            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join({'train': 0, **self._splits})}")
+        self._must_have(split)
         pool = self._pool(self._part(split))
         self.ids = sorted(self._members(split))
         if not self.ids:
@@ -110,16 +97,6 @@ class Folder(ImageFiles):
             found = self._find_labels(task, layers[self.layer[task.name]], pool)
             labels[task.name] = {id: found[id] for id in self.ids if id in found}
         self._labels = labels
-
-    def _derivations(self, derive: Mapping[str, str]) -> dict[str, str]:
-        """How the labels of a task are made of masks, by task."""
-        for layer, how in derive.items():
-            readers = [task for name, task in self.readers.items() if self.layer[name] == layer]
-            known = {way for task in readers for way in task.derivations}
-            if how not in known:
-                expected = f"one of {', '.join(sorted(known))}" if known else "the layer of a task that boxes belong to"
-                raise ConfigError(f"data.derive.{layer}: found {how!r}; expected {expected}")
-        return {name: derive[layer] for name, layer in self.layer.items() if layer in derive}
 
     def _default_splits(self) -> dict[str, str | float]:
         """Sub-folders with the usual names; images of a table have none."""
@@ -237,7 +214,7 @@ class Folder(ImageFiles):
     ) -> Mapping[str, Label]:
         """Labels by image. With `split`, those of another split's images: nothing is wrong then if there are none."""
         if self._table is not None and self._table.fills(layer):
-            return self._table.labels(layer, pool, as_text=not task.dense and task.name not in self._derive)
+            return self._table.labels(layer, pool, as_text=not task.dense)
         part = self._part(split or self.split)
         base, rest, own = self._place(layer, part)
         folders = [str(self._splits[name]) for name in self._splits if self._kind(name) == "folder"]
@@ -249,7 +226,7 @@ class Folder(ImageFiles):
             raise ConfigError(
                 f"data.tasks: {base}: no such folder; a layer is a sub-folder, a pattern with {{stem}}, or a column"
             )
-        suffixes = RASTERS if task.dense or task.name in self._derive else _TEXTS
+        suffixes = RASTERS if task.dense else _TEXTS
         if "{stem}" in layer:
             owned = by_owner(base, rest, suffixes, pool)
             found = {id: paths[0] for id, paths in owned.items()}
@@ -262,16 +239,15 @@ class Folder(ImageFiles):
                     )
         else:
             files = by_id(base, rest, suffixes, "data.tasks")
-            found = {id: files[id] for id in pool if id in files} or _by_name(files, pool)
+            found = {id: files[id] for id in pool if id in files} or by_last(files, pool)
             alone = sorted(set(files.values()) - set(found.values()))
             # a folder that splits with folders of their own share holds the labels of the others too
             if found and alone and (own or part is None) and not any(base in path.parents for path in pool.values()):
                 self.notes[f"{base}: labels without an image: {len(alone)}, such as {alone[0].name}"] = 1
         if not files and (others := _contents(base)):
             how = f"as {', '.join(sorted(suffixes))}"
-            if task.derivations and task.name not in self._derive:
-                ways = " or ".join(task.derivations)
-                how = f"in one file, or masks together with data.derive.{self.layer[task.name]}: {ways}"
+            if not task.dense:
+                how = f"{how} or in one file; those that are made of masks need tasks.{task.name}.derive"
             raise DataError(f"data.tasks: {base}: found {others}; expected labels of task {task.name!r} {how}")
         if files and not found and split is None and not self._of_train(task, layer):
             raise DataError(
@@ -280,43 +256,11 @@ class Folder(ImageFiles):
             )
         return found
 
-    def _from_file(self, task: Task, path: Path, pool: Mapping[str, Path], whole: bool) -> Mapping[str, Label]:
-        """Labels of all images from one file; `whole` says that it is of other parts of the data too."""
-        labels = task.read_all(path)
-        if labels is None:
-            raise ConfigError(f"data.tasks: {path}: a file; expected a folder of labels, or a column of data.table")
-        files = {without_suffix(name.replace("\\", "/")): name for name in labels}
-        named = {id: files[name] for id, name in by_end(files, pool).items()} or _by_name(files, pool)
-        if files and not named:
-            raise DataError(
-                f"{path}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the same names"
-            )
-        if not whole and (missing := sorted(labels.keys() - named.values())):
-            self.notes[f"{path.name}: {len(missing)} of its images are not in the data, such as {missing[0]!r}"] = 1
-        return {id: labels[name] for id, name in named.items()}
-
     def _of_train(self, task: Task, layer: str) -> bool:
         """Whether the labels of a folder that all splits share are those of the training images."""
         if self.split == "train" or self._part("train") == self._part(self.split):
             return False
         return bool(self._find_labels(task, layer, self._pool(self._part("train")), "train"))
-
-    def annotation(self, index: int, task: str) -> Tensor | None:
-        label = self._labels[task].get(self.ids[index])
-        if label is None:
-            return None
-        reader = self.readers[task]
-        if callable(label):
-            return label()
-        if isinstance(label, Path):
-            return reader.read_derived(label, self._derive[task]) if task in self._derive else reader.read(label)
-        assert isinstance(label, str)
-        try:
-            annotation = reader.parse(label)
-        except DataError as error:
-            path = self._table.path if self._table else self.root
-            raise DataError(f"{path}: image {self.ids[index]!r}: {error}") from None
-        return annotation if annotation is not None else reader.read(self.root / label)
 
     @property
     def splits(self) -> Sequence[str]:
@@ -327,10 +271,3 @@ def _contents(folder: Path) -> str:
     """`12 .geojson, 1 .DS_Store`, at most four kinds."""
     suffixes = Counter(suffix_of(path.name) or path.name for path in folder.rglob("*") if path.is_file())
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(4))
-
-
-def _by_name(files: Mapping[str, Named], ids: Collection[str]) -> dict[str, Named]:
-    """Labels by the last part of the path alone, where that is unique: images in folders, labels in one."""
-    theirs, ours = (Counter(map(last, names)) for names in (files, ids))
-    single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
-    return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}

@@ -48,7 +48,8 @@ def read_georeference(path: Path) -> Georeference:
     """Of the first image of a GeoTIFF.
 
     Raises:
-        DataError: no TIFF, one that does not say where it lies, or lengths in other units than metres.
+        DataError: no TIFF, one that does not say where it lies or gives its pixels no area, or lengths in other units
+            than metres.
     """
     with reading(path) as file:
         tags: Mapping[int, Any] = tiff.Directory(file).tag_v2
@@ -60,6 +61,8 @@ def read_georeference(path: Path) -> Georeference:
         else:
             raise DataError(f"{path}: found no tags that say where it lies; expected a GeoTIFF")
         numbers = np.array(tags.get(_KEYS, ()), int)[4:].reshape(-1, 4)
+    if not (np.isfinite(matrix).all() and np.linalg.det(matrix[:, :2])):
+        raise DataError(f"{path}: found pixels without area, by its tags; expected a GeoTIFF")
     # a location of 0 says that the number itself follows
     keys = {int(key): int(value) for key, location, _, value in numbers if location == 0}
     if keys.get(_RASTER_TYPE) == _POINT:

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segweave.errors import ConfigError, DataError
 
+Named = TypeVar("Named")
 RASTERS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".npy"})
 """Suffixes, in lower case, of the files that `rasters` reads."""
 
@@ -128,6 +129,13 @@ def by_end(names: Iterable[str], ids: Collection[str]) -> dict[str, str]:
         if id is not None:
             found.setdefault(id, []).append(name)
     return {id: id if id in owned else owned[0] for id, owned in found.items() if id in owned or len(owned) == 1}
+
+
+def by_last(files: Mapping[str, Named], ids: Collection[str]) -> dict[str, Named]:
+    """Files by the last part of the path alone, where that is unique: images in folders, labels in one."""
+    theirs, ours = (Counter(map(last, names)) for names in (files, ids))
+    single = {last(key): path for key, path in files.items() if theirs[last(key)] == 1}
+    return {id: single[last(id)] for id in ids if ours[last(id)] == 1 and last(id) in single}
 
 
 def by_owner(base: Path, pattern: str, suffixes: Collection[str], ids: Collection[str]) -> dict[str, list[Path]]:

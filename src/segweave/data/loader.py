@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from segweave.batch import Batch, Labelled, Sample
-from segweave.data.augment import Augment, Resize, to_float
+from segweave.data.augment import Augment, Change, Resize, to_float
 from segweave.data.dataset import Dataset
+from segweave.data.device_augment import Pending
 from segweave.data.sampling.proportional import Proportional
 from segweave.data.sampling.sampling import Sampling, cut
 from segweave.data.workers import Watch, guarded, leave_signals
@@ -41,20 +42,37 @@ def collate(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> Batch:
     Raises:
         DataError: images of several sizes.
     """
-    for sample in samples:
-        if sample.image.shape != samples[0].image.shape:
-            (one, first), (two, other) = ((s.id, list(s.image.shape)) for s in (samples[0], sample))
+    _one_shape([(sample.id, list(sample.image.shape)) for sample in samples])
+    images = torch.stack([to_float(sample.image) for sample in samples])
+    return Batch([sample.id for sample in samples], images, _targets(samples, tasks))
+
+
+def collate_windows(cut: Sequence[tuple[Sample, Change]], tasks: Mapping[str, Task]) -> Pending:
+    """The same of what `Augment.cut` made."""
+    _one_shape([(sample.id, [len(sample.image), *change.size]) for sample, change in cut])
+    samples, changes = zip(*cut, strict=True)
+    windows = [sample.image for sample in samples]
+    return Pending.of([sample.id for sample in samples], windows, changes, _targets(samples, tasks))
+
+
+def _one_shape(shapes: Sequence[tuple[str, list[int]]]) -> None:
+    one, first = shapes[0]
+    for two, other in shapes:
+        if other != first:
             raise DataError(
                 f"images {one!r} {first} and {two!r} {other} differ in size or bands and cannot share a batch; set "
                 f"data.size, data.augment.crop or data.bands"
             )
+
+
+def _targets(samples: Sequence[Sample], tasks: Mapping[str, Task]) -> dict[str, Labelled]:
     targets = {}
     for name, task in tasks.items():
         rows = [row for row, sample in enumerate(samples) if name in sample.annotations]
         if rows:
             values = [task.encode(samples[row].annotations[name]) for row in rows]
             targets[name] = Labelled(torch.tensor(rows), task.stack(values))
-    return Batch([s.id for s in samples], torch.stack([to_float(s.image) for s in samples]), targets)
+    return targets
 
 
 class _Micro(TorchDataset):
@@ -73,17 +91,18 @@ class _Micro(TorchDataset):
 
     def __getitem__(self, keys: Sequence[tuple[int, int, int]]) -> Any:
         try:
-            samples, unreadable = [], {}
+            change, join = (self.augment.cut, collate_windows) if self.augment.device else (self.augment, collate)
+            made, unreadable = [], {}
             for epoch, position, index in keys:
                 self.watch.reads(index)
                 generator = torch.Generator().manual_seed(seed_for(self.seed, 1, epoch, position))
                 try:
-                    samples.append(self.augment(self.dataset[index], self.tasks, generator))
+                    made.append(change(self.dataset[index], self.tasks, generator))
                 except UnreadableError as error:
                     unreadable[self.dataset.ids[index]] = str(error)
             notes = dict(self.dataset.notes)
             self.dataset.notes.clear()
-            return collate(samples, self.tasks) if samples else None, notes, unreadable
+            return join(made, self.tasks) if made else None, notes, unreadable
         except DataError as error:
             return error
 
@@ -135,6 +154,10 @@ class Loader:
         start_step: where the stream begins.
         sampling: which images make each step, with effective batches of batch_size x accumulate; each image once an
             epoch by default.
+        device: where images are changed, where `augment` leaves that to the device.
+
+    Raises:
+        ConfigError: `augment` names tasks or classes that there are not.
 
     Attributes:
         notes: what reading the images so far gave a user to know (such as conversions), and how often.
@@ -153,8 +176,11 @@ class Loader:
         workers: int = 0,
         start_step: int = 0,
         sampling: Sampling | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
+        augment.check(tasks)
         self.dataset = dataset
+        self.device = device
         self.batch_size = batch_size
         self.start_step = start_step
         self.sampling = sampling or Proportional(dataset, tasks, batch_size * accumulate, seed)
@@ -212,7 +238,8 @@ class Loader:
                 if isinstance(made, DataError):
                     raise made
                 batch, notes, unreadable = made
-                micro += [batch] if batch is not None else []
+                if batch is not None:
+                    micro.append(batch.made(self.device) if isinstance(batch, Pending) else batch)
                 self.notes.update(notes)
                 self._miss(unreadable)
             yield Effective(step, step // self.steps_per_epoch, micro)

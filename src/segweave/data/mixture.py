@@ -1,4 +1,4 @@
-"""Several data sets as one: each with tasks of its own, and with its own ids for the classes."""
+"""Several data sets as one: each with tasks of its own, and with its own meaning of the values in its files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int16, Integer, UInt8
@@ -33,11 +34,13 @@ class Part:
         dataset: whose readers are those of its tasks; `RawIds` for the tasks in `maps`.
         tasks: the names of those that it has labels for.
         maps: by task, the class of every id in its files, from `class_table`.
+        read: by layer, the options of tasks that its readers have and those of other sets have not.
     """
 
     dataset: Dataset
     tasks: Collection[str]
     maps: Mapping[str, Int16[Tensor, 65536]] = field(default_factory=dict)
+    read: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Mixture(Dataset):
@@ -131,7 +134,8 @@ class Mixture(Dataset):
         digest = hashlib.sha256()
         for name, part in self.parts.items():
             maps = {task: table.tolist() for task, table in sorted(part.maps.items())}
-            digest.update(repr((name, sorted(part.tasks), maps, part.dataset.fingerprint())).encode())
+            read = {layer: sorted(options.items()) for layer, options in sorted(part.read.items())}
+            digest.update(repr((name, sorted(part.tasks), maps, read, part.dataset.fingerprint())).encode())
         return digest.hexdigest()
 
 

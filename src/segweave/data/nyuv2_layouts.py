@@ -16,7 +16,8 @@ from torch import Tensor
 
 from segweave import rasters
 from segweave.data.layout import RASTERS, by_id, read_list
-from segweave.data.published import Layer
+from segweave.data.published import Layer, read_classes, read_matlab
+from segweave.decoding import refuse_size
 from segweave.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _TO_13 = (
 )
 _UNLABELLED = 255
 _AMBIGUOUS, _PER_METRE = 39, 25.5
+_CLASS_40 = {id: id for id in range(_AMBIGUOUS)} | {_AMBIGUOUS: _UNLABELLED}
+"""Class by id in the folders."""
+_AXES = {"images": (4, "u"), "labels": (3, "u"), "depths": (3, "f"), "rawDepths": (3, "f")}
+"""Of the variables of the MATLAB file: how many axes, and the kind of numpy's types."""
 
 
 class Layout(ABC):
@@ -113,10 +118,7 @@ class Folders(Layout):
             if (bits := rasters.integer_bits(path)) != 8:
                 raise DataError(f"{path}: found {f'{bits}-bit' if bits else 'float'} depth; expected 8 bits")
             return rasters.read_values(path) / _PER_METRE
-        labels = rasters.read_index(path)
-        if int(labels.max()) > _AMBIGUOUS:
-            raise DataError(f"{path}: found label id {int(labels.max())}; expected 0 to {_AMBIGUOUS}")
-        return torch.where(labels == _AMBIGUOUS, _UNLABELLED, labels).to(torch.uint8)
+        return read_classes(path, _CLASS_40, f"0 to {_AMBIGUOUS}")
 
 
 class Arrays(Layout):
@@ -150,7 +152,8 @@ class Arrays(Layout):
             return values
         stray = values[(values != values.round()) | ~((values >= -1) & (values < len(_CLASSES_13)))]
         if len(stray):
-            raise DataError(f"{path}: found the label {stray[0]:g}; expected 0 to 12, and -1 for what is not labelled")
+            found = f"the label {stray[0]:g} ({len(stray)} pixels outside the classes)"
+            raise DataError(f"{path}: found {found}; expected 0 to 12, and -1 for what is not labelled")
         return torch.where(values < 0, _UNLABELLED, values).to(torch.uint8)
 
 
@@ -202,7 +205,12 @@ class Matlab(Layout):
     @staticmethod
     def _frame(path: Path, name: str, id: str) -> np.ndarray:
         with _opened(path) as file:
-            return file[name][int(id) - 1]
+            values = file[name]
+            if (values.ndim, values.dtype.kind) != _AXES[name]:
+                found = f"{name} of {values.dtype} and shape {values.shape}"
+                raise DataError(f"{path}: found {found}; expected those of NYU's labelled data set")
+            refuse_size(path, values.shape[-1], values.shape[-2], rasters.MAX_PIXELS)
+            return values[int(id) - 1]
 
     @cached_property
     def scenes(self) -> Mapping[str, str]:
@@ -224,7 +232,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path) as file:
             yield file
-    except (OSError, KeyError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises nearly anything for damaged bytes
         what = " ".join(str(error).split())
         raise DataError(
             f"{path}: found a file that cannot be read ({what}); expected NYU's labelled data set"
@@ -233,14 +243,12 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _variable(path: Path, name: str) -> np.ndarray:
     """The numbers of a variable in a MATLAB file of version 5."""
-    from scipy.io import loadmat  # takes a third of a second
-
-    try:
-        return loadmat(str(path))[name].astype(np.int64).ravel()
-    except FileNotFoundError:
-        raise DataError(f"{path}: found no such file; expected it beside {Matlab.mark}, with {name}") from None
-    except Exception as error:  # loadmat raises nearly anything for bytes that are no MATLAB file
-        raise DataError(f"{path}: found no {name} ({' '.join(str(error).split())}); expected a MATLAB file") from error
+    if not path.is_file():
+        raise DataError(f"{path}: found no such file; expected it beside {Matlab.mark}, with {name}")
+    numbers = read_matlab(path, name)
+    if numbers.dtype.kind not in "iuf":
+        raise DataError(f"{path}: found {name} of {numbers.dtype}; expected numbers")
+    return numbers.astype(np.int64).ravel()
 
 
 def _classes_of(path: Path) -> np.ndarray:

@@ -97,6 +97,8 @@ class OxfordPets(Published):
                 expected = " ".join((id, *meant)) if meant else "a breed and a number"
                 raise DataError(f"{path}: line {number}: found {line.strip()!r}; expected {expected}, each image once")
             listed[id] = meant
+        if not listed:
+            raise DataError(f"{path}: found no line; expected an image a line, with the numbers of breed and species")
         return listed
 
     def values(self, layer: str, label: Label, id: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -11,15 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 from scipy import ndimage
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from segweave import rasters
 from segweave.data.files import Label
 from segweave.data.layout import RASTERS, by_id, read_json, read_list
-from segweave.data.published import Layer, Published, read_classes
-from segweave.errors import DataError, UnreadableError
+from segweave.data.published import Layer, Published, read_classes, read_matlab
+from segweave.errors import DataError
 from segweave.metrics.thinning import thin
 
 _CLASSES = (
@@ -139,22 +136,14 @@ def _files(folder: Path, suffix: str = ".png") -> dict[str, Path]:
     return by_id(folder, "", {suffix}, "data.root")
 
 
-def _matlab(path: Path, name: str) -> np.ndarray:
-    try:
-        return loadmat(path, variable_names=[name])[name]
-    except (OSError, MatReadError, ValueError, TypeError, LookupError, NotImplementedError, zlib.error) as error:
-        raise UnreadableError(f"{path}: cannot be read ({error!r}); expected MATLAB's format 5 with {name}") from None
-
-
 def _label_map(path: Path) -> Integer[np.ndarray, "H W"]:
-    labels = _matlab(path, "LabelMap")
-    if (
-        labels.ndim != 2
-        or labels.dtype.kind not in "iu"
-        or not labels.size
-        or not 0 <= labels.min() <= labels.max() <= _LAST
-    ):
-        raise DataError(f"{path}: found a LabelMap of {labels.dtype} {labels.shape}; expected [H, W], 0 to {_LAST}")
+    labels = read_matlab(path, "LabelMap")
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or not labels.size:
+        raise DataError(f"{path}: found a LabelMap of {labels.dtype} {labels.shape}; expected integers [H, W]")
+    strays = labels[(labels < 0) | (labels > _LAST)]
+    if strays.size:
+        count = int((strays == strays[0]).sum())
+        raise DataError(f"{path}: found label id {strays[0]} ({count} pixels); expected 0 to {_LAST}")
     return labels
 
 
@@ -170,7 +159,7 @@ def _normals(path: Path, label_map: Path | bytes) -> Tensor:
 def _human_parts(path: Path, size: tuple[int, int]) -> Tensor:
     parts = np.zeros(size, np.uint8)
     try:
-        for thing in _matlab(path, "anno")["objects"][0, 0].ravel():
+        for thing in read_matlab(path, "anno")["objects"][0, 0].ravel():
             if thing["class_ind"].item() == _PERSON:
                 for part in thing["parts"].ravel():
                     parts[part["mask"].astype(bool)] = _PART_CLASS[part["part_name"].item()]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,9 +19,10 @@ from segweave import rasters
 from segweave.data import shares
 from segweave.data.dataset import match_layers, must_read
 from segweave.data.files import ImageFiles, Label
-from segweave.data.layout import examples
-from segweave.errors import ConfigError, DataError
-from segweave.tasks.task import Task, class_names
+from segweave.data.layout import RASTERS, examples
+from segweave.errors import ConfigError, DataError, UnreadableError
+from segweave.tasks.options import class_names
+from segweave.tasks.task import Task
 
 
 class Layer(NamedTuple):
@@ -67,22 +72,18 @@ class Published(ImageFiles):
         val: float = 0.2,
         bands: int | Sequence[int] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise ConfigError(f"data.root: {root}: no such folder; expected the folder of the data set")
+        super().__init__(root, "of the data set", readers, bands)
         self.find()
         if not 0 < val < 1:
             raise ConfigError(f"data.val: found {val}; expected a share between 0 and 1")
-        if split not in self.splits:
-            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join(self.splits)}")
-        self.bands = bands
-        self.readers = {task.name: task for task in readers}
-        layers = self.layers({"root": root})
+        self._must_have(split)
+        offered = self.offered({"root": root})
+        layers = {name: layer.kind for name, layer in offered.items()}
         self.layer = match_layers(readers, layers)
         must_read(readers, self.layer, layers)
         for task in readers:
             if self.layer[task.name] not in self.by_name:
-                self._must_have(task, self.layer[task.name], self.offered({"root": root})[self.layer[task.name]])
+                self._must_know(task, self.layer[task.name], offered[self.layer[task.name]])
         drawn = "val" not in self.published and split in ("train", "val")
         release = "train" if drawn else split
         found = dict(self.images(release))
@@ -102,16 +103,18 @@ class Published(ImageFiles):
                     f"{self.root}: no label of {name} belongs to an image; {examples(labels, found, 'labels')}"
                 )
 
-    def _must_have(self, task: Task, name: str, layer: Layer) -> None:
+    def _must_know(self, task: Task, name: str, layer: Layer) -> None:
         """Raises ConfigError for a task whose classes are others: its ids would mean something else."""
         classes = getattr(task, "classes", None)
-        if not layer.classes or classes is None or list(classes) == list(layer.classes):
+        # a binary task has a name for the background too
+        known = [list(classes or ()), list(getattr(task, "names", ()))]
+        if not layer.classes or classes is None or list(layer.classes) in known:
             return
         if list(classes) == class_names(task.name, len(classes)) and len(classes) >= len(layer.classes):
             return  # a mere number
         raise ConfigError(
-            f"tasks.{task.name}.classes: found {', '.join(classes)}; layer {name!r} has {', '.join(layer.classes)}, in "
-            f"this order: leave classes out, or convert the data and map their ids"
+            f"tasks.{task.name}.classes: found {', '.join(classes)}; expected {', '.join(layer.classes)}, those of "
+            f"layer {name!r} in this order: leave classes out, or convert the data and map their ids"
         )
 
     def _drawn(self, ids: Collection[str], share: float) -> set[str]:
@@ -165,7 +168,9 @@ class Published(ImageFiles):
         if reader.dense:
             size = (values.shape[-2], values.shape[-1])
         else:
-            header = rasters.read_header(self._images[id])
+            # boxes that a raster shows are of its size
+            shown = label if isinstance(label, Path) and label.suffix.lower() in RASTERS else self._images[id]
+            header = rasters.read_header(shown)
             size = (header.height, header.width)
         try:
             return reader.wrap(values, size)
@@ -194,6 +199,10 @@ class Published(ImageFiles):
         return {name: layer.kind for name, layer in cls.offered(options).items()}
 
 
+_PACKED, _LARGEST = 15, 2**27
+"""The number of MATLAB's type of a compressed variable, and the bytes that one may have unpacked."""
+
+
 def read_classes(path: Path, classes: Mapping[int, int], expected: str) -> UInt8[Tensor, "H W"]:
     """A file of ids as classes.
 
@@ -213,5 +222,43 @@ def read_classes(path: Path, classes: Mapping[int, int], expected: str) -> UInt8
     if bool((mapped < 0).any()):
         strays, pixels = ids[mapped < 0].unique(return_counts=True)
         found = ", ".join(f"{v} ({n} pixels)" for v, n in zip(strays[:5].tolist(), pixels.tolist(), strict=False))
-        raise DataError(f"{path}: found label id {found}; expected {expected}")
+        raise DataError(
+            f"{path}: found label id {found}; expected {expected}. Correct the file, or read the data as "
+            f"`folder` with that id in the task's `ignore` or `classes`"
+        )
     return mapped.to(torch.uint8)
+
+
+def read_matlab(path: Path, name: str) -> np.ndarray:
+    """A variable of a file in MATLAB's format 5.
+
+    Raises:
+        UnreadableError: a file that is missing or damaged, or has no such variable.
+        DataError: a variable that is too large.
+    """
+    from scipy.io import loadmat  # takes a third of a second
+
+    try:
+        _refuse_large(path)
+        with warnings.catch_warnings():
+            # of a damaged variable scipy warns, and gives the message as its value
+            warnings.filterwarnings("error", "Unreadable variable")
+            return loadmat(path, variable_names=[name])[name]
+    except DataError:
+        raise
+    except Exception as error:  # scipy raises nearly anything for bytes that are no MATLAB file
+        raise UnreadableError(f"{path}: cannot be read ({error!r}); expected MATLAB's format 5 with {name}") from None
+
+
+def _refuse_large(path: Path) -> None:
+    """Raises DataError for a variable that says of itself that it is too large; none is unpacked."""
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
+        while tag := file.read(8):
+            kind, size = struct.unpack(f"{order}II", tag)
+            end = file.tell() + size
+            if kind == _PACKED:
+                _, size = struct.unpack(f"{order}II", zlib.decompressobj().decompress(file.read(64), 8))
+            if size > _LARGEST:
+                raise DataError(f"{path}: found a variable of {size} bytes; expected at most {_LARGEST}")
+            file.seek(end)

@@ -132,6 +132,10 @@ class SpaceNet(Published):
         ]
         if left := others + len(shapes) - len(wanted):
             self.notes[f"features that are no {'lines' if layer == 'roads' else 'polygons'}: left out"] += left
+        size = (header.width, header.height)
+        bounds = [(points.min(0), points.max(0)) for points in map(np.concatenate, wanted)]
+        if outside := sum(bool((high <= 0).any() or (low >= size).any()) for low, high in bounds):
+            self.notes["features that lie outside their image: left out"] += outside
         if layer == "objects":
             corners = [np.concatenate(rings) for rings in wanted]
             rows = [[*points.min(0), *points.max(0), 0] for points in corners]

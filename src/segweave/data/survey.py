@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -54,6 +54,7 @@ class Record:
         look: None where the image cannot be read.
         labels: by task, of the labels that can be read.
         digests: of the labels' targets by task.
+        frames: by task, the value that is all there is at the border of a map of classes, and how many pixels wide.
         doubts: what makes the image or its label suspicious, by task; `` for the image itself.
         errors: messages, each naming its file.
         notes: of reading it, such as conversions.
@@ -65,6 +66,7 @@ class Record:
     look: Look | None = None
     labels: dict[str, Summary] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    frames: dict[str, tuple[int, int]] = field(default_factory=dict)
     doubts: dict[str, list[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
@@ -109,6 +111,8 @@ class _Reader(TorchDataset):
                 summary = task.describe(target)
                 record.labels[task.name] = summary
                 record.digests[task.name] = digest(target)
+                if task.dense and target.ndim == 2 and summary.counts and (found := frame(target)):
+                    record.frames[task.name] = found
                 record.doubts[task.name] = list(summary.doubts)
             path = dataset.file(index, task.name)
             if path and task.dense and path.suffix.lower() != ".npy":
@@ -193,6 +197,17 @@ def image_doubts(image: Shaped[Tensor, "C H W"]) -> list[str]:
     apart = float(np.abs(np.median(outer, 0) - np.median(inner, 0)).max())
     framed = float(np.ptp(outer, 0).max()) <= _RIM * top and apart > _RIM * top
     return ["a frame of one colour round the image"] if framed else []
+
+
+def frame(classes: Integer[Tensor, "H W"]) -> tuple[int, int] | None:
+    """The value of the outermost pixels and how many pixels wide its frame is; None without one, or with no inside."""
+    value = int(classes[0, 0])
+    inside = classes != value
+    if not inside.any():
+        return None
+    ends = [torch.nonzero(inside.any(axis))[[0, -1], 0].tolist() for axis in (1, 0)]
+    width = min(min(first, length - 1 - last) for (first, last), length in zip(ends, classes.shape, strict=True))
+    return (value, width) if width else None
 
 
 def _ring(pixels: np.ndarray, at: int) -> np.ndarray:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from segweave.data import shares
 from segweave.data.dataset import match_layers
-from segweave.data.files import ImageFiles, Label
-from segweave.data.layout import Table, by_end, examples, read_list, without_suffix
+from segweave.data.files import Label, TaskFiles
+from segweave.data.layout import Table, read_list
 from segweave.errors import ConfigError, DataError
 from segweave.tasks.task import Task
 
@@ -18,7 +16,7 @@ _SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "testing
 _TRUTHS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
-class Tabular(ImageFiles):
+class Tabular(TaskFiles):
     """Images and labels as a CSV or TSV file with a header names them.
 
     In `image` and `tasks`, `{column}` stands for that column's cell: `photos/{id}.jpg`. Files lie relative to `root` or
@@ -59,17 +57,14 @@ class Tabular(ImageFiles):
         splits: Mapping[str, str | float | int] | None = None,
         bands: int | Sequence[int] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise ConfigError(f"data.root: {root}: no such folder; expected the folder that holds the table")
+        super().__init__(root, "that holds the table", readers, bands)
         if split_column is not None and splits is not None:
             raise ConfigError("data.splits: found beside data.split_column; expected one of them")
-        self.bands = bands
         self.separator = separator
-        self.readers = {task.name: task for task in readers}
         layers = dict(tasks) if tasks else {(name := task.source or task.name): name for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
         self._table = Table(self.root, file)
+        self._source = self._table.path
         if not self._table.fills(image):
             raise self._no_column(image, "image")
         pool = self._table.images(image)
@@ -81,8 +76,7 @@ class Tabular(ImageFiles):
         self._shares: dict[str, str | float] = {name: rule for name, rule in rules.items() if isinstance(rule, float)}
         if splits is None and "val" not in self._named:
             self._shares["val"] = shares.VAL_SHARE
-        if split not in self.splits:
-            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join(self.splits)}")
+        self._must_have(split)
         self.ids = sorted(self._chosen(split, pool))
         if not self.ids:
             why = shares.none_drawn(split, self._shares, pool) if pool else f"no row has a file in {image!r}"
@@ -132,7 +126,7 @@ class Tabular(ImageFiles):
         if not isinstance(layer, str):
             return self._of_columns(task, layer, pool)
         if layer not in self._table.columns and (self.root / layer).is_file():
-            return self._of_file(task, self.root / layer, pool)
+            return self._from_file(task, self.root / layer, pool, whole=True)
         if not self._table.fills(layer):
             raise self._no_column(layer, f"tasks.{self.layer[task.name]}")
         found = self._table.labels(layer, pool, as_text=not task.dense)
@@ -164,36 +158,6 @@ class Tabular(ImageFiles):
                 there = [name for name, cell in zip(names, cells, strict=True) if _TRUTHS[cell.lower()]]
                 labels[id] = ";".join(there) or "-"
         return labels
-
-    def _of_file(self, task: Task, path: Path, pool: Mapping[str, Path]) -> Mapping[str, Label]:
-        """Labels of all images from one file."""
-        labels = task.read_all(path)
-        if labels is None:
-            raise ConfigError(f"data.tasks.{self.layer[task.name]}: {path}: a file; expected a column of the table")
-        files = {without_suffix(name.replace("\\", "/")): name for name in labels}
-        named = {id: files[name] for id, name in by_end(files, pool).items()}
-        if files and not named:
-            raise DataError(
-                f"{path}: no label belongs to an image; {examples(files, pool, 'labels')}; expected the same names"
-            )
-        return {id: labels[name] for id, name in named.items()}
-
-    def annotation(self, index: int, task: str) -> Tensor | None:
-        id = self.ids[index]
-        label = self._labels[task].get(id)
-        if label is None:
-            return None
-        reader = self.readers[task]
-        if callable(label):
-            return label()
-        if isinstance(label, Path):
-            return reader.read(label)
-        assert isinstance(label, str)
-        try:
-            annotation = reader.parse(label)
-        except DataError as error:
-            raise DataError(f"{self._table.path}: image {id!r}: {error}") from None
-        return annotation if annotation is not None else reader.read(self.root / label)
 
     @property
     def splits(self) -> Sequence[str]:

@@ -17,6 +17,8 @@ from segweave.errors import DataError
 _LONGITUDE_LATITUDE = 4326
 _KINDS = {"Polygon": 1, "MultiPolygon": 2, "LineString": 0, "MultiLineString": 1}
 """How deep the lists of points lie in the coordinates of a geometry."""
+_FARTHEST = 1e9
+"""A coordinate that no reference system reaches on Earth, in feet or otherwise."""
 
 
 class Shape(NamedTuple):
@@ -47,11 +49,11 @@ def read_geojson(path: Path) -> tuple[int | None, list[Shape], int]:
         geometries = [feature["geometry"] for feature in collection["features"]]
         known = [geometry for geometry in geometries if geometry and geometry["type"] in _KINDS]
         shapes = [_shape(geometry) for geometry in known]
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        number = re.search(r"EPSG:.*?(\d+)$", name)
+        epsg = _LONGITUDE_LATITUDE if name.endswith("CRS84") else int(number[1]) if number else None
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read ({what}); expected a GeoJSON FeatureCollection") from None
-    number = re.search(r"EPSG:.*?(\d+)$", name)
-    epsg = _LONGITUDE_LATITUDE if name.endswith("CRS84") else int(number[1]) if number else None
     return epsg, shapes, len(geometries) - len(known)
 
 
@@ -60,8 +62,8 @@ def _shape(geometry: Any) -> Shape:
     for _ in range(_KINDS[geometry["type"]]):
         paths = [path for deeper in paths for path in deeper]
     arrays = [np.array([point[:2] for point in path], np.float64).reshape(-1, 2) for path in paths]
-    if not arrays or not all(len(array) and np.isfinite(array).all() for array in arrays):
-        raise ValueError(f"a {geometry['type']} without points, or with some that are not finite")
+    if not arrays or not all(len(array) and (np.abs(array) < _FARTHEST).all() for array in arrays):
+        raise ValueError(f"a {geometry['type']} without points, or with some that are nowhere on Earth")
     return Shape("Polygon" in geometry["type"], arrays)
 
 

@@ -6,32 +6,33 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segweave import config, rasters
-from segweave.data import shares
-from segweave.data.dataset import match_layers, must_read
-from segweave.data.files import ImageFiles
+from segweave.data.files import Label
 from segweave.data.layout import RASTERS, list_files, without_suffix
+from segweave.data.published import Layer, Published
 from segweave.data.vectors import fill
 from segweave.errors import ConfigError, DataError, UnreadableError
-from segweave.tasks.task import Task, class_names
 
-_LAYERS = {"boxes": "detection", "semantic": "semantic", "instances": "instances"}
 _SPELLINGS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _TOLERANCE = 0.01
 _BOX, _TRIANGLE = 5, 7
 
 
-class Yolo(ImageFiles):
+class Yolo(Published):
     """Images below `images`, and for each a text file of the same name below `labels`, a line an object.
 
     A line is `class cx cy w h` (a box) or `class x1 y1 x2 y2 x3 y3 ...` (a polygon), in shares of the image's width and
-    height. The layers:
+    height. `root` is a data YAML with `train`, `val`, `test` (each a folder, a list file, or several of them), `names`,
+    and `path`, below its own folder or absolute; a folder with one such file; or a folder with images/{train,val,test}
+    or {train,val,test}/images. A `path` that does not exist, such as that of another machine, is the YAML's folder.
+
+    Layers:
 
     - `boxes`: boxes, and the boxes round polygons.
     - `semantic`: 0 for background and 1 more than the class inside polygons, so that the classes are `background` and
@@ -43,77 +44,32 @@ class Yolo(ImageFiles):
     no objects, lines that are there twice count once, and coordinates may lie 0.01 outside 0 to 1. Unlike there, what
     else is wrong in a file is an error and not an image less, and boxes that reach over the border are clipped. Where
     no image of a split has a file, its images are not labelled.
-
-    Args:
-        split: which part to read.
-        readers: the tasks.
-        root: a data YAML with `train`, `val`, `test` (each a folder, a list file, or several of them), `names` or `nc`,
-            and `path`, below its own folder or absolute; a folder with one such file; or a folder with
-            images/{train,val,test} or {train,val,test}/images. A `path` that does not exist, such as that of another
-            machine, is the YAML's folder.
-        val: share of the training images that validate, by the SHA-256 of the id, where nothing is for val.
-        bands: of the images, as in `folder`.
-
-    Raises:
-        ConfigError: a folder, split or layer that does not exist, or classes that are not those of the YAML.
-        DataError: no image found, or two that have one label file.
     """
 
-    def __init__(
-        self,
-        split: str,
-        readers: Sequence[Task],
-        *,
-        root: str,
-        val: float = 0.2,
-        bands: int | Sequence[int] | None = None,
-    ) -> None:
-        self.root = Path(root).expanduser()
-        if not 0 < val < 1:
-            raise ConfigError(f"data.val: found {val}; expected a share between 0 and 1")
-        self.bands = bands
-        self.readers = {task.name: task for task in readers}
-        listing = _listing(self.root)
-        self.layer = match_layers(readers, _LAYERS)
-        must_read(readers, self.layer, _LAYERS)
-        self._splits = listing.places
-        if split not in self.splits:
-            raise ConfigError(f"data.splits: no split {split!r}; it has {', '.join(self.splits)}")
-        self._sizes = {task.name: self._classes(task, listing) for task in readers}
-        drawn = "val" not in self._splits and split in ("train", "val")
-        found = self._images_of("train" if drawn else split, listing.base)
-        rule = {"val": float(val)}
-        kept = {id: path for id, path in found.items() if not drawn or shares.drawn(id, rule) == split}
-        if not kept:
-            why = shares.none_drawn(split, rule, found) if found else "expected image files there"
-            raise DataError(f"{self.root}: split {split!r} has no images; {why}")
-        self._images = kept
-        self.ids = sorted(kept)
-        labels = {id: path for id in self.ids if (path := _label_file(kept[id])).is_file()}
-        if not labels:
-            wanted = _label_file(kept[self.ids[0]])
-            self.notes[f"{split}: none of its {len(kept)} images has a label file, such as {wanted}: not labelled"] = 1
-        self._labels = {task.name: {id: labels.get(id, "") for id in self.ids if labels} for task in readers}
+    known: ClassVar[Mapping[str, Layer]] = {
+        "boxes": Layer("detection"),
+        "semantic": Layer("semantic"),
+        "instances": Layer("instances"),
+    }
+    listings = (".yaml", ".yml")
 
-    def _classes(self, task: Task, listing: _Listing) -> int:
-        """How many classes the files may name. Raises ConfigError for a task with other classes than the YAML's."""
-        own: Sequence[str] = getattr(task, "names", None) or getattr(task, "classes", ())
-        layer = self.layer[task.name]
-        if listing.names is None:
-            return (len(own) - (layer == "semantic")) if own else listing.total or 0
-        expected = _classes(listing.names)[layer]
-        if own and list(own) not in (expected, class_names(task.name, len(expected))):
-            raise ConfigError(
-                f"tasks.{task.name}.classes: found {', '.join(own)}; expected {', '.join(expected)}, in the order of "
-                f"`names` in {listing.source}"
-            )
-        return len(listing.names)
+    def find(self) -> None:
+        self._listing = _listing(self.root)
+        self.published = list(self._listing.places)
 
-    def _images_of(self, split: str, base: Path) -> dict[str, Path]:
-        """The images of a split, by id."""
+    @classmethod
+    def offered(cls, options: Mapping[str, Any]) -> Mapping[str, Layer]:
+        names = _listing(Path(options["root"]).expanduser()).names if "root" in options else None
+        if names is None:
+            return cls.known
+        classes = {"boxes": names, "semantic": ["background", *names], "instances": names}
+        return {name: Layer(layer.kind, classes[name]) for name, layer in cls.known.items()}
+
+    def images(self, split: str) -> Mapping[str, Path]:
+        base = self._listing.base
         found: dict[str, Path] = {}
         missing: list[Path] = []
-        for place in self._splits[split]:
+        for place in self._listing.places[split]:
             paths = [place / name for name in list_files(place)] if place.is_dir() else _listed(place, base)
             for path in paths:
                 if not path.is_file():
@@ -128,28 +84,32 @@ class Yolo(ImageFiles):
             self.notes[f"{split}: {len(missing)} listed images are missing, such as {missing[0]}"] = 1
         return found
 
-    def annotation(self, index: int, task: str) -> Tensor | None:
-        id = self.ids[index]
-        label = self._labels[task].get(id)
-        if label is None:
-            return None
-        layer, reader = self.layer[task], self.readers[task]
+    def labels(self, layer: str, split: str) -> Mapping[str, Label]:  # noqa: ARG002
+        files = {id: _label_file(image) for id, image in self._images.items()}
+        there = {id: path for id, path in files.items() if path.is_file()}
+        if not there:
+            wanted = files[self.ids[0]]
+            self.notes[f"{split}: none of its {len(files)} images has a label file, such as {wanted}: not labelled"] = 1
+            return {}
+        return {id: there.get(id, "") for id in files}
+
+    def values(self, layer: str, label: Label, id: str) -> Tensor:
         header = rasters.read_header(self._images[id])
-        objects = self._objects(label, task) if isinstance(label, Path) else []
+        objects = self._objects(label, layer) if isinstance(label, Path) else []
         size = (header.height, header.width)
         if layer == "boxes":
             rows = [(*_bounds(found.points, size), found.label) for found in objects]
-            return reader.wrap(torch.tensor(rows, dtype=torch.float32).reshape(-1, 5), size)
+            return torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
         boxed = [found.line for found in objects if found.box]
         if boxed:
             raise DataError(
-                f"{label}: line {boxed[0]}: found a box; expected a polygon, class x1 y1 x2 y2 x3 y3 ..., for "
-                f"task {task!r}"
+                f"{label}: line {boxed[0]}: found a box; expected a polygon, class x1 y1 x2 y2 x3 y3 ..., for layer "
+                f"{layer!r}"
             )
         values = [found.label + 1 if layer == "semantic" else place for place, found in enumerate(objects, 1)]
-        return reader.wrap(self._drawn([found.points for found in objects], values, size), size)
+        return self._painted([found.points for found in objects], values, size)
 
-    def _drawn(self, polygons: Sequence[np.ndarray], values: Sequence[int], size: tuple[int, int]) -> Tensor:
+    def _painted(self, polygons: Sequence[np.ndarray], values: Sequence[int], size: tuple[int, int]) -> Tensor:
         """int32 [H, W] of the polygons' values, the smaller ones over the larger ones, and 0 elsewhere."""
         insides = [np.zeros(size, bool) for _ in polygons]
         for inside, points in zip(insides, polygons, strict=True):
@@ -162,12 +122,13 @@ class Yolo(ImageFiles):
             canvas[insides[place]] = values[place]
         return torch.from_numpy(canvas)
 
-    def _objects(self, path: Path, task: str) -> list[_Object]:
+    def _objects(self, path: Path, layer: str) -> list[_Object]:
         """The objects of a label file, in its order. Raises DataError with the line."""
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UnreadableError(f"{path}: expected a text file with a line an object; {error}") from None
+        classes = self._classes(layer)
         found: dict[tuple[float, ...], _Object] = {}
         twice = 0
         for number, line in enumerate(lines, 1):
@@ -175,10 +136,10 @@ class Yolo(ImageFiles):
                 continue
             values = _numbers(path, number, line)
             label = int(values[0])
-            if label != values[0] or not 0 <= label < self._sizes[task]:
+            if label != values[0] or not 0 <= label < classes:
                 raise DataError(
                     f"{path}: line {number}: found class {line.split()[0]}; expected a whole number from 0 to "
-                    f"{self._sizes[task] - 1}, the classes of task {task!r}"
+                    f"{classes - 1}, the classes of layer {layer!r}"
                 )
             twice += values in found
             points = np.array(values[1:]).reshape(-1, 2)
@@ -187,26 +148,13 @@ class Yolo(ImageFiles):
             self.notes["lines that are twice in a label file: counted once"] += twice
         return list(found.values())
 
-    @property
-    def splits(self) -> Sequence[str]:
-        return list(dict.fromkeys([*list(self._splits)[:1], "val", *self._splits]))
-
-    @classmethod
-    def default_classes(cls, options: Mapping[str, Any] | None = None) -> Mapping[str, Sequence[str]]:
-        names = _listing(Path(options["root"]).expanduser()).names if options else None
-        if names is None:
-            return {}
-        classes = _classes(names)
-        return classes | {_LAYERS[layer]: named for layer, named in classes.items()}
-
-    @classmethod
-    def layers(cls, options: Mapping[str, Any]) -> Mapping[str, str]:  # noqa: ARG003
-        return _LAYERS
-
-
-def _classes(names: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The classes of each layer."""
-    return {"boxes": names, "semantic": ["background", *names], "instances": names}
+    def _classes(self, layer: str) -> int:
+        """How many classes the files may name: those of the YAML, else those of the tasks."""
+        if self._listing.names is not None:
+            return len(self._listing.names)
+        readers = [reader for task, reader in self.readers.items() if self.layer[task] == layer]
+        named = [getattr(reader, "names", getattr(reader, "classes", ())) for reader in readers]
+        return max(map(len, named)) - (layer == "semantic")
 
 
 class _Object(NamedTuple):
@@ -219,13 +167,11 @@ class _Object(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """The folders and list files by split, below `base` unless they say otherwise; what is known of the classes."""
+    """The folders and list files by split, below `base` unless they say otherwise, and the classes if known."""
 
     base: Path
     places: Mapping[str, Sequence[Path]]
-    source: Path
     names: Sequence[str] | None = None
-    total: int | None = None
 
 
 def _listing(root: Path) -> _Listing:
@@ -251,7 +197,7 @@ def _listing(root: Path) -> _Listing:
     if "train" not in places:
         names = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise DataError(f"{root}: found {names}; expected a data YAML, images/train or train/images")
-    return _Listing(root, places, root)
+    return _Listing(root, places)
 
 
 def _values(path: Path) -> Mapping[str, Any]:
@@ -277,14 +223,14 @@ def _of_yaml(path: Path) -> _Listing:
             places[split] = [_place(path, split, str(name), base) for name in entries]
     if "train" not in places:
         raise ConfigError(f"{path}: train: missing; expected a folder or a list of images")
-    names, count = values.get("names"), values.get("nc")
+    names = values.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
             raise ConfigError(f"{path}: names: found the numbers {', '.join(map(str, names))}; expected 0, 1, 2, ...")
         names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list | None) or not isinstance(count, int | None):
-        raise ConfigError(f"{path}: found names {names!r:.60}, nc {count!r:.60}; expected a list of names, a number")
-    return _Listing(base, places, path, None if names is None else [str(name) for name in names], count)
+    if not isinstance(names, list | None):
+        raise ConfigError(f"{path}: names: found {names!r:.60}; expected a list of names")
+    return _Listing(base, places, None if names is None else [str(name) for name in names])
 
 
 def _place(source: Path, split: str, entry: str, base: Path) -> Path:

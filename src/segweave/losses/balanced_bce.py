@@ -50,11 +50,8 @@ class BalancedBCE(Loss):
         edge = (target == 1) & known
         logits = (pair[:, 1] - pair[:, 0]).where(known, 0)
         entries = nn.functional.binary_cross_entropy_with_logits(logits, edge.to(logits.dtype), reduction="none")
-        beta = self.pos_weight
-        if beta is None:
-            beta = (per_image(known & ~edge) / per_image(known).clamp(min=1)).to(logits.dtype)
-        return beta * _sum(entries, edge) + (1 - beta) * _sum(entries, known & ~edge)
-
-
-def _sum(entries: Tensor, chosen: Tensor) -> Tensor:
-    return entries.where(chosen, 0).flatten(1).sum(1)
+        if self.pos_weight is None:
+            beta = (per_image(known & ~edge) / per_image(known).clamp(min=1)).to(logits.dtype)[:, None, None]
+        else:
+            beta = logits.new_tensor(self.pos_weight)
+        return (entries * torch.where(edge, beta, 1 - beta) * known).flatten(1).sum(1)

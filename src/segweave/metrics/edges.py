@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8, UInt64
 from torch import Tensor
 
 from segweave.errors import DataError
@@ -18,6 +18,8 @@ from segweave.metrics.metric import Metric
 from segweave.metrics.thinning import suppress, thin
 
 _LEVELS = 255
+_WORD = 64
+"""Thresholds that are thinned together, each a bit."""
 _BETWEEN = 100
 """Points on the line between two thresholds' precision and recall, its ends among them."""
 
@@ -74,7 +76,9 @@ class EdgeMetric(Metric):
         self.max_dist = max_dist
         self.thresholds = np.arange(1, thresholds + 1) / (thresholds + 1)
         # the least integer v with v / 255 >= k / (thresholds + 1), exactly
-        self._cuts = [-(-_LEVELS * k // (thresholds + 1)) for k in range(1, thresholds + 1)]
+        cuts = [-(-_LEVELS * k // (thresholds + 1)) for k in range(1, thresholds + 1)]
+        self._least = cuts[0]
+        self._words = [_bits(cuts[first : first + _WORD]) for first in range(0, thresholds, _WORD)]
         self.nms = nms
         self.reset()
 
@@ -96,44 +100,57 @@ class EdgeMetric(Metric):
         if stray := int(((target != 0) & (target != 1) & (target != self.ignore)).sum()):
             raise DataError(f"target: {stray} pixels that are neither 0, 1 nor {self.ignore}; expected no others")
         for values, labels in zip(edges, target, strict=True):
-            counts = np.array(
-                [
-                    (np.count_nonzero(c.found), np.count_nonzero(c.predicted), int((labels == 1).sum()))
-                    for c in self.compare(values, labels)
-                ]
-            )
+            _, chosen, joined = self._matchings(values, labels.numpy())
+            counts = _counts(chosen, joined, int((labels == 1).sum()))
             self.counts += counts
             self.best += counts[_best_threshold(counts)]
 
-    def compare(self, edges: Float[Tensor, "H W"], target: Integer[Tensor, "H W"]) -> Iterator[Comparison]:
-        """One image on the CPU at every threshold, ascending."""
-        values, labels = self._values(edges), target.numpy()
-        known, true = labels != self.ignore, labels == 1
-        places = values >= self._cuts[0]
-        pairs = near(places, true, self.max_dist * math.hypot(*true.shape))
-        row, true_places = np.cumsum(places).reshape(places.shape) - 1, np.flatnonzero(true)
-        size, predicted, right, found = -1, places, places, places
-        for threshold, cut in zip(self.thresholds.tolist(), self._cuts, strict=True):
-            chosen = values >= cut
-            if np.count_nonzero(chosen) != size:  # else they are the same pixels as before
-                size = np.count_nonzero(chosen)
-                predicted = thin(chosen) & known
-                columns = match(pairs[row[predicted]])
-                right, found = np.zeros_like(true), np.zeros_like(true)
-                right[predicted] = columns >= 0
-                found.flat[true_places[columns[columns >= 0]]] = True
-            yield Comparison(threshold, predicted, right, found)
-
     def best_comparison(self, edges: Float[Tensor, "H W"], target: Integer[Tensor, "H W"]) -> Comparison:
-        """That at the threshold with the image's largest F."""
-        comparisons = list(self.compare(edges, target))
-        true = int((target == 1).sum())
-        counts = [(np.count_nonzero(c.found), np.count_nonzero(c.predicted), true) for c in comparisons]
-        return comparisons[_best_threshold(np.array(counts))]
+        """One image on the CPU at the threshold with its largest F."""
+        places, chosen, joined = self._matchings(edges, target.numpy())
+        true = (target == 1).numpy()
+        best = _best_threshold(_counts(chosen, joined, int(true.sum())))
+        right = joined[best] >= 0
+        maps = []
+        for pixels in (places[chosen[best]], places[right], np.flatnonzero(true)[joined[best][right]]):
+            maps.append(np.zeros_like(true))
+            maps[-1].flat[pixels] = True
+        return Comparison(float(self.thresholds[best]), *maps)
+
+    def _matchings(
+        self, edges: Float[Tensor, "H W"], labels: Integer[np.ndarray, "H W"]
+    ) -> tuple[Int[np.ndarray, " places"], Bool[np.ndarray, "thresholds places"], Int[np.ndarray, "thresholds places"]]:
+        """One image at every threshold.
+
+        Returns:
+            The pixels that are predicted at some threshold, as indices into the flat image; which of them are at each;
+            and the true pixel that each is matched to, by its place among the true ones, -1 for none.
+        """
+        values, known, true = self._values(edges), labels != self.ignore, labels == 1
+        words = [thin(word[values]) * known for word in self._words]
+        somewhere = np.bitwise_or.reduce(words) != 0
+        bits = [word[somewhere] for word in words]
+        levels = range(len(self.thresholds))
+        chosen = np.stack([bits[k // _WORD] >> np.uint64(k % _WORD) & np.uint64(1) for k in levels]).astype(bool)
+        # those of the highest thresholds first, so that all of the pixels at a threshold are among the first ones
+        lasting = len(chosen) - 1 - chosen[::-1].argmax(0)
+        order = np.argsort(-lasting, kind="stable")
+        chosen = chosen[:, order]
+        pairs = near(somewhere, true, self.max_dist * math.hypot(*true.shape))[order]
+        joined = np.full(chosen.shape, -1)
+        last = joined[0].copy()
+        for k in reversed(levels):
+            count = np.count_nonzero(lasting >= k)
+            start = np.where(chosen[k], last, -2)[:count]
+            last[:count] = match(pairs[:count], start).clip(-1)
+            joined[k] = last
+        return np.flatnonzero(somewhere)[order], chosen, joined
 
     def _values(self, edges: Float[Tensor, "H W"]) -> UInt8[np.ndarray, "H W"]:
         levels = in_levels(edges).numpy()
-        return np.rint(suppress(levels / _LEVELS) * _LEVELS).astype(np.uint8) if self.nms else levels
+        if not self.nms:
+            return levels
+        return np.rint(suppress(levels / _LEVELS, self._least / _LEVELS) * _LEVELS).astype(np.uint8)
 
     def compute(self) -> dict[str, float]:
         if not self.best[2]:
@@ -170,6 +187,19 @@ class EdgeMetric(Metric):
 def in_levels(edges: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Probabilities as whole 255ths, what is outside 0 to 1 cut off."""
     return edges.nan_to_num(0, 1, 0).clamp(0, 1).mul(_LEVELS).round().to(torch.uint8)
+
+
+def _bits(cuts: Sequence[int]) -> UInt64[np.ndarray, 256]:
+    """For every level the cuts that it reaches, each as the bit of its place."""
+    reached = np.arange(_LEVELS + 1)[:, None] >= np.array(cuts)
+    return (reached.astype(np.uint64) << np.arange(len(cuts), dtype=np.uint64)).sum(1)
+
+
+def _counts(
+    chosen: Bool[np.ndarray, "thresholds places"], joined: Int[np.ndarray, "thresholds places"], true: int
+) -> Int[np.ndarray, "thresholds 3"]:
+    """Matched, predicted and true pixels by threshold, as `EdgeMetric._matchings` gives them."""
+    return np.stack([(joined >= 0).sum(1), chosen.sum(1), np.full(len(joined), true)], 1)
 
 
 def _harmonic(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:

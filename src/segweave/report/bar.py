@@ -1,4 +1,4 @@
-"""The progress of a training run in a terminal, at any width: a bar, and below it the loss of every task."""
+"""The progress of a training run in a terminal, at any width: a bar, and below it losses and the wait for data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class TrainingBar:
         if shown and not self._live.console.is_terminal:
             self._live.console.print()  # there, the last state is left without an end of line
 
-    def update(self, done: float, place: str, losses: Mapping[str, float], images_per_second: float) -> None:
+    def update(
+        self, done: float, place: str, losses: Mapping[str, float], images_per_second: float, waiting: float
+    ) -> None:
         """Shows the state after a step.
 
         Args:
@@ -49,10 +51,12 @@ class TrainingBar:
             place: such as `epoch 2, step 31/300`.
             losses: by task.
             images_per_second: of the last step.
+            waiting: share of the time that training waits for data, 0 to 1.
         """
         rate = f"{images_per_second:.1f} images/s"
         self._progress.update(self._job, completed=done, description=place, rate=rate)
-        self._losses.plain = "loss  " + "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._losses.plain = f"loss  {shown}\nwaiting for data {100 * waiting:.0f} % of the time"
 
     def validating(self) -> None:
         """Shows that the time goes into validation."""

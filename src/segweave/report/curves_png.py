@@ -17,12 +17,13 @@ _ROW, _WIDTH, _TALLEST = 2.7, 13.5, 16_000
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
 
 
-def curves_png(history: History, tasks: Mapping[str, tuple[str, Mapping[str, bool]]]) -> bytes:
+def curves_png(history: History, tasks: Mapping[str, tuple[str, Mapping[str, bool], str]]) -> bytes:
     """A row for the whole (total loss, learning rate, gradient norm) and one for every task (its losses, its headline
     metric, its other metrics).
 
     Args:
-        tasks: by name, the headline's key and every key with whether higher is better.
+        tasks: by name, the headline's key, every key with whether higher is better, and how labels came about that
+            nobody annotated.
     """
     from matplotlib import font_manager
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,15 +37,14 @@ def curves_png(history: History, tasks: Mapping[str, tuple[str, Mapping[str, boo
     names = {"total": "total loss", "lr": "learning rate", "grad_norm": "gradient norm"}
     for place, (key, title) in enumerate(names.items()):
         _training(axes[0][place], title, {title: history.training.get(key, [])})
-    for row, (task, (headline, better)) in zip(axes[1:], tasks.items(), strict=True):
+    for row, (task, (headline, better, origin)) in zip(axes[1:], tasks.items(), strict=True):
         lines = {k.split("/")[2]: v for k, v in history.training.items() if k.startswith(f"loss/{task}/")}
         if len(lines) != 1:  # a single term is the whole
             lines = {"all terms": history.training.get(f"loss/{task}", []), **lines}
         _training(row[0], f"{task}: losses", lines)
         arrow = "↑" if better[headline] else "↓"
-        _metric(
-            row[1], f"{task}: {headline} {arrow}", history.validation.get(f"{task}/{headline}", []), better[headline]
-        )
+        title = f"{task}: {headline} {arrow}" + (f"\n{origin}" if origin else "")
+        _metric(row[1], title, history.validation.get(f"{task}/{headline}", []), better[headline])
         others = {key: history.validation.get(f"{task}/{key}", []) for key in better if key != headline}
         _metrics(row[2], f"{task}: other metrics", {k: v for k, v in others.items() if any(y for _, y in v)}, better)
     known = set(font_manager.get_font_names())

@@ -13,17 +13,19 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
     """A row per task and metric, and per class its first metric.
 
     Shares that are 0 and say nothing are left out, as is all of a task without labels; a dash is a value that nothing
-    defines.
+    defines. Labels that nobody annotated have a row first that says so.
     """
     table = Table(title=title)
     table.add_column("task")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for task, values in results.items():
-        first = True
+        first = "origin" not in values
         if all(math.isnan(value) for value in values.values() if isinstance(value, float)):
             table.add_row(task, "no labels in this split", "")
             continue
+        if not first:
+            table.add_row(task, "labels", values["origin"])
         for key, value in values.items():
             if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
                 table.add_row(task if first else "", key, _shown(value))

@@ -44,6 +44,7 @@ class TaskResult:
         values: the best weights' metrics on the validation images, and tables: per_class, absent_classes, confusion.
         classes: names, where the task has some.
         labelled: validation images with a label for it.
+        origin: how its labels came about where nobody annotated them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TaskResult:
     values: Mapping[str, Any]
     classes: Sequence[str] = ()
     labelled: int = 0
+    origin: str = ""
 
     @property
     def measured(self) -> bool:
@@ -136,7 +138,8 @@ def _cards(run: TrainingRun) -> Html:
             value = tag("p", "–", class_="big")
             words = f"{task.headline}: no validation image has a label that defines it"
         heading = tag("h3", join([task.name, tag("span", f" · {task.kind}", class_="soft")]))
-        cards.append(tag("li", join([heading, value, tag("p", words), tag("p", labelled)]), class_="card"))
+        origin = [tag("p", tag("strong", task.origin))] if task.origin else []
+        cards.append(tag("li", join([heading, value, *origin, tag("p", words), tag("p", labelled)]), class_="card"))
     return tag("ul", join(cards), class_="cards")
 
 
@@ -149,7 +152,8 @@ def _metrics(run: TrainingRun) -> Html:
             value = task.values.get(key, math.nan)
             if not (value == 0 and not higher and key != task.headline):  # shares of nothing that went wrong
                 rows.append([f"{key}\u00a0{_arrow(higher)}", value, last.get(f"{task.name}/{key}")])
-        tables.append(table([task.name, "best", "last"], rows, f"Metrics of {task.name}"))
+        origin = f": {task.origin}" if task.origin else ""
+        tables.append(table([task.name, "best", "last"], rows, f"Metrics of {task.name}{origin}"))
     words = (
         "Measured on the validation images at their own size, with the weights that were kept as the best and with the "
         "last ones. ↑ higher is better, ↓ lower is better."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +15,37 @@ from torch import Tensor, nn
 from segweave import rasters
 from segweave.errors import ConfigError, DataError, UnreadableError
 from segweave.metrics.classification import ClassificationMetric
+from segweave.tasks.class_weights import Weights, checked, class_weights, occurrence, told
 from segweave.tasks.maps import DenseMap
+from segweave.tasks.options import class_names
 from segweave.tasks.semantic import SUFFIXES
-from segweave.tasks.task import CommonOptions, Legend, PooledHead, Prediction, Summary, Task, class_names
+from segweave.tasks.task import PRESENCE, CommonOptions, Legend, PooledHead, Prediction, Summary, Task
 
 UNKNOWN = 255
+FIRST_OBJECT = 256
+"""The lowest number of an object in the maps that are counted."""
 
 
 class Classification(Task):
     """Class of the whole image; target int64 [] (single) or float32 [C] of 0 / 1 (multi-label).
 
+    `derive: presence` reads the class-index mask of `source` and labels the classes that occur in it, after
+    augmentation, so that a crop is labelled by what it shows. It implies `multi_label`.
+
     Args:
         name: the task's name.
         classes: how many, their names, or a file of names.
         multi_label: any number of classes an image, each with its own sigmoid.
-        derive: `presence` reads the class-index mask of `source` and labels the classes that occur in it, after
-            augmentation, so that a crop is labelled by what it shows. Implies `multi_label`.
-        ignore: mask ids that are no class, for `derive`; 255 never is.
+        ignore: mask ids that are no class, for `derive: presence`; 255 never is.
+        bins: the lowest number of objects of every class, ascending from 0, for `derive: count`: [0, 1, 5] are none, 1
+            to 4, and 5 or more, which is what the classes are called unless `classes` says otherwise.
+        class_weights: a factor per class in the losses of one class an image, or `balanced`, `inverse` or
+            `effective_number` of the training labels, or `{name: inverse, power: 0.5}` and the like, as
+            `tasks/class_weights.py` defines them. A class without an image gets 0.
 
     Raises:
-        ConfigError: a loss that does not fit `multi_label`.
+        ConfigError: a loss or class weights that do not fit `multi_label`, weights that do not fit the classes, or bins
+            that fit neither `derive` nor the classes.
     """
 
     kind = "classification"
@@ -48,32 +61,75 @@ class Classification(Task):
         *,
         classes: int | Sequence[str | int] | str | None = None,
         multi_label: bool = False,
-        derive: Literal["presence"] | None = None,
         ignore: int | Sequence[int] | None = None,
+        bins: Sequence[int] | None = None,
+        class_weights: Sequence[float]
+        | Literal["balanced", "inverse", "effective_number"]
+        | Mapping[str, Any]
+        | None = None,
         **common: Unpack[CommonOptions],
     ) -> None:
-        self.multi_label = multi_label or derive is not None
+        present = common.get("derive") == PRESENCE
+        self.multi_label = multi_label or present
         fitting = ("bce", "focal") if self.multi_label else ("cross_entropy", "focal")
         super().__init__(name, **{"loss": fitting[0]} | common)  # pyright: ignore[reportArgumentType]
         if not set(self.loss_options) <= set(fitting):
             raise ConfigError(
                 f"tasks.{name}.loss: found {list(self.loss_options)}; expected {' or '.join(fitting)} here"
             )
-        self.classes = class_names(name, classes)
-        self.derive = derive
-        self.dense = derive is not None
-        self.reads = self.kind if derive is None else "semantic"
+        self.present = present
+        self.bins = self._checked_bins(bins)
+        self.classes = class_names(name, _ranges(bins) if classes is None and bins else classes)
+        if bins and len(self.classes) != len(bins):
+            raise ConfigError(f"tasks.{name}.classes: found {len(self.classes)}; expected one for each of bins {bins}")
+        self.dense = present or bins is not None
+        self.reads = "semantic" if present else self.kind
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
-        self.build_criteria(ignore=-1)
+        # median_frequency would be 1 for all: an image of a class holds no other
+        self.weightings = () if self.multi_label else ("balanced", "inverse", "effective_number")
+        self._set_class_weights(class_weights)
+
+    def _set_class_weights(self, weights: Weights) -> None:
+        if weights is not None and self.multi_label:
+            raise ConfigError(
+                f"tasks.{self.name}.class_weights: found {weights!r}; expected none where an image has any number of "
+                f"classes"
+            )
+        self.class_weights = checked(weights, len(self.classes), self.weightings, self.loss_options, self.name)
+        tensor = torch.tensor(self.class_weights) if isinstance(self.class_weights, list) else None
+        self.build_criteria(ignore=-1, weight=tensor)
+
+    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> Sequence[str]:
+        if not isinstance(self.class_weights, str | Mapping):
+            return ()
+        weights = class_weights(occurrence(targets(), len(self.classes)), self.class_weights)
+        self._set_class_weights(weights)
+        return (told(self.classes, weights),)
+
+    def recall(self, spec: Mapping[str, Any]) -> None:
+        super().recall(spec)
+        if isinstance(self.class_weights, str | Mapping):
+            self._set_class_weights(spec["class_weights"])
+
+    def _checked_bins(self, bins: Sequence[int] | None) -> list[int] | None:
+        counted = self.derivation is not None and self.derivation[0] == "count"
+        where = f"tasks.{self.name}.bins: found {bins}"
+        if (bins is not None) != counted or (counted and self.multi_label):
+            raise ConfigError(f"{where}; expected bins with derive: count, without multi_label, and not otherwise")
+        if bins is None:
+            return None
+        if len(bins) < 2 or bins[0] != 0 or list(bins) != sorted(set(bins)):
+            raise ConfigError(f"{where}; expected ascending numbers from 0, such as [0, 1, 5]")
+        return list(bins)
 
     def resize(self, output: Tensor, used: tuple[int, int], size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return output
 
     def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        return DenseMap(values) if self.derive else values
+        return DenseMap(values) if self.dense else values
 
     def read(self, path: Path) -> Tensor:
-        if self.derive:
+        if self.present:
             return self._read_mask(path)
         try:
             text = path.read_text(encoding="utf-8").strip()
@@ -102,7 +158,7 @@ class Classification(Task):
     def parse(self, text: str) -> Tensor | None:
         """A class name or id; several, separated by `;` or `|`, for multi-label; `-` for none of them."""
         text = text.strip()
-        if self.derive or not text:
+        if self.dense or not text:
             return None
         if not self.multi_label:
             return torch.tensor(self._id(text))
@@ -120,12 +176,21 @@ class Classification(Task):
         raise DataError(f"label {text!r} is not a class of task {self.name!r}; expected one of {self.classes}")
 
     def encode(self, annotation: Tensor) -> Tensor:
-        if not self.derive:
+        if not self.dense:
             return annotation
+        if self.bins is not None:
+            return self._counted(annotation.as_subclass(Tensor), self.bins)
         counts = torch.bincount(annotation.as_subclass(Tensor).flatten().long(), minlength=256)
         present = counts[: len(self.classes)] > 0
         # a mask in which nothing is labelled does not say that there is nothing
         return present.float() if present.any() else torch.full((len(self.classes),), -1.0)
+
+    def _counted(self, objects: Tensor, bins: Sequence[int]) -> Tensor:
+        """The class of the number of objects that a map shows; -1 where nothing of it is known."""
+        if bool((objects == UNKNOWN).all()):
+            return torch.tensor(-1)
+        number = len(objects[objects >= FIRST_OBJECT].unique())
+        return torch.tensor(bisect_right(bins, number) - 1)
 
     def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
         return PooledHead(channels[0], len(self.classes))
@@ -234,6 +299,12 @@ class Classification(Task):
         invented = [c for c, wrong in zip(self.classes, (target == 0) & said, strict=True) if wrong]
         parts = [f"{what}: {', '.join(names)}" for what, names in (("missed", missed), ("invented", invented)) if names]
         return Legend(text="; ".join(parts) or "right")
+
+
+def _ranges(bins: Sequence[int]) -> list[str]:
+    """`0`, `1 to 4`, `5 or more` of 0, 1 and 5."""
+    names = [f"{low} to {high - 1}" if high > low + 1 else str(low) for low, high in pairwise(bins)]
+    return [*names, f"{bins[-1]} or more"]
 
 
 def _without_suffix(image: str) -> str:

@@ -44,6 +44,7 @@ class Depth(Task):
     losses = ("l1", "silog", "berhu", "gradient_matching")
     form = "map"
     fill = 0
+    reading = ("units_per_metre",)
 
     def __init__(
         self,

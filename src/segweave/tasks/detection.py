@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from segweave import rasters
 from segweave.batch import Terms
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.detection import DetectionMetric
@@ -20,8 +19,8 @@ from segweave.tasks import coco
 from segweave.tasks.box_picture import draw_boxes
 from segweave.tasks.boxes import COLUMNS, Boxes
 from segweave.tasks.fcos import BOX, CENTERNESS, CLASSES, POINT, FCOSHead, Levels, assign
-from segweave.tasks.objects import objects_of
-from segweave.tasks.task import CommonOptions, Legend, Prediction, Summary, Task, class_names
+from segweave.tasks.options import class_names
+from segweave.tasks.task import CommonOptions, Legend, Prediction, Summary, Task
 
 _CANDIDATES = 1000
 """Boxes that non-maximum suppression sees, the surest; more where more are to be reported."""
@@ -41,9 +40,9 @@ class Detection(Task):
         ignore: categories of a file that are left out; `others` for all that are no class.
         category_ids: of the classes in COCO files, for classes whose name no category has there; by default those of
             the annotation file (below 0 for a class that it lacks), else 1, 2, ...
-        ids: for boxes from masks: the class that a mask value stands for, such as `{8: car, 9: pedestrian}`; other
-            values are background. With a single class every value but 0 and 255 is the class by default.
-        min_pixels: for boxes from masks: smaller objects are left out.
+        ids: for `derive: boxes`: the class that a mask value stands for, such as `{8: car, 9: pedestrian}`; other
+            values are background. By default the classes are found by name.
+        min_pixels: for `derive: boxes`: smaller objects are left out.
         min_visible: boxes of which a crop leaves a smaller share are dropped, 0 to 1.
         finest: smallest stride of the maps that the head reads; 4 finds objects of a few pixels, at four times the
             cost of 8.
@@ -64,7 +63,6 @@ class Detection(Task):
     losses = ("focal", "giou", "centerness")
     dense = False
     place = "pyramid"
-    derivations: ClassVar[tuple[str, ...]] = ("components", "instances")
 
     def __init__(
         self,
@@ -143,8 +141,8 @@ class Detection(Task):
 
     def read(self, path: Path) -> Tensor:
         raise DataError(
-            f"{path}: task {self.name!r} reads boxes from one COCO JSON file for a split, or from masks where "
-            f"data.derive says how; expected such a file in data.tasks"
+            f"{path}: task {self.name!r} reads boxes from one COCO JSON file for a split; expected such a file in "
+            f"data.tasks, or masks as tasks.{self.name}.source with derive: boxes"
         )
 
     def read_all(self, path: Path) -> Mapping[str, Callable[[], Tensor]] | None:
@@ -156,18 +154,6 @@ class Detection(Task):
         self.category_ids = [new if number < 0 else number for number, new in pairs]
         self._images |= found.images
         return found.boxes
-
-    def read_derived(self, path: Path, how: str) -> Tensor:
-        values = rasters.read_index(path).long()
-        if self.ids is None and len(self.classes) > 1:
-            raise ConfigError(
-                f"tasks.{self.name}.ids: missing; boxes from masks need to know which values are which class, such as "
-                f"{{1: {self.classes[0]}}}"
-            )
-        table = {value: self.classes.index(name) for value, name in self.ids.items()} if self.ids else None
-        rows = objects_of(values.numpy(), how, table, self.min_pixels)
-        height, width = values.shape
-        return Boxes.of(torch.tensor(rows, dtype=torch.float32).reshape(-1, 7), (height, width))
 
     def encode(self, annotation: Tensor) -> Tensor:
         rows = annotation.as_subclass(Tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ class EdgeMap(DenseMap):
     """
 
 
-def _resize(value: Tensor, size: list[int], *_: Any, **__: Any) -> EdgeMap:
+@functional.register_kernel(functional.resize, tv_tensor_cls=EdgeMap)
+def _resize(value: EdgeMap, size: list[int], *_: Any, **__: Any) -> EdgeMap:
     nearest = functional.resize(value.as_subclass(DenseMap), size).as_subclass(Tensor)
     edges = value.as_subclass(Tensor) == 1
     for axis, length in enumerate(size):
@@ -36,24 +36,3 @@ def _along(edges: Bool[Tensor, "H W"], axis: int, length: int) -> Bool[Tensor, "
         return edges.index_select(axis, (2 * torch.arange(length) + 1) * old // (2 * length))
     there = torch.zeros(length if axis == 0 else edges.shape[0], length if axis == 1 else edges.shape[1])
     return there.index_add(axis, (2 * torch.arange(old) + 1) * length // (2 * old), edges.float()) > 0
-
-
-def _resized_crop(value: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> EdgeMap:
-    return _resize(functional.crop(value, top, left, height, width), size)
-
-
-def _kept(function: Callable[..., Tensor]) -> Callable[..., EdgeMap]:
-    """The kernel of a `DenseMap`, which moves pixels and changes none, for the same type as it was given."""
-
-    def kernel(value: Tensor, *args: Any, **options: Any) -> EdgeMap:
-        return EdgeMap(function(value.as_subclass(DenseMap), *args, **options))
-
-    return kernel
-
-
-for _function, _kernel in (
-    (functional.resize, _resize),
-    (functional.resized_crop, _resized_crop),
-    *((function, _kept(function)) for function in (functional.crop, functional.horizontal_flip, functional.pad)),
-):
-    functional.register_kernel(_function, tv_tensor_cls=EdgeMap)(_kernel)

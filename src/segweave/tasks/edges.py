@@ -54,6 +54,7 @@ class Edges(Task):
     losses = ("balanced_bce", "bce", "focal", "dice", "tversky")
     form = "map"
     fill = IGNORE
+    reading = ("threshold", "ignore")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
@@ -10,32 +10,39 @@ from torchvision.tv_tensors import TVTensor
 
 
 class DenseMap(TVTensor):
-    """[H, W] of class ids, metres or other values that must not be interpolated.
+    """[*, H, W] of class ids, metres or other values that must not be interpolated.
 
     torchvision's own kernel for masks takes the pixel at `floor(x * scale)`, which lies up to half a pixel from where
-    the image's interpolation puts the same point; these kernels take the pixel whose centre is nearest.
+    the image's interpolation puts the same point; these kernels take the pixel whose centre is nearest. They return the
+    subclass they are given, so that one registers only what it does otherwise.
     """
 
 
-def _resize(value: Tensor, size: list[int], *_: Any, **__: Any) -> DenseMap:
-    plain = value.as_subclass(Tensor)[None, None]
-    return DenseMap(nn.functional.interpolate(plain, tuple(size), mode="nearest-exact")[0, 0])
+Map = TypeVar("Map", bound=DenseMap)
 
 
-def _crop(value: Tensor, top: int, left: int, height: int, width: int) -> DenseMap:
-    return DenseMap(functional.crop(value.as_subclass(Tensor)[None], top, left, height, width)[0])
+def _resize(value: Map, size: list[int], *_: Any, **__: Any) -> Map:
+    plain = value.as_subclass(Tensor)
+    flat = plain.reshape(-1, 1, *plain.shape[-2:])
+    resized = nn.functional.interpolate(flat, tuple(size), mode="nearest-exact")
+    return resized.reshape(*plain.shape[:-2], *size).as_subclass(type(value))
 
 
-def _flip(value: Tensor) -> DenseMap:
-    return DenseMap(value.as_subclass(Tensor).flip(-1))
+def _crop(value: Map, top: int, left: int, height: int, width: int) -> Map:
+    return functional.crop(value.as_subclass(Tensor)[None], top, left, height, width)[0].as_subclass(type(value))
 
 
-def _pad(value: Tensor, padding: list[int], fill: float = 0, **_: Any) -> DenseMap:
-    return DenseMap(functional.pad(value.as_subclass(Tensor)[None], padding, fill=fill)[0])
+def _flip(value: Map) -> Map:
+    return value.as_subclass(Tensor).flip(-1).as_subclass(type(value))
 
 
-def _resized_crop(value: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> DenseMap:
-    return _resize(_crop(value, top, left, height, width), size)
+def _pad(value: Map, padding: list[int], fill: float = 0, **_: Any) -> Map:
+    return functional.pad(value.as_subclass(Tensor)[None], padding, fill=fill)[0].as_subclass(type(value))
+
+
+def _resized_crop(value: DenseMap, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> Tensor:
+    # torchvision finds the kernels of a subclass
+    return functional.resize(functional.crop(value, top, left, height, width), size)
 
 
 for _function, _kernel in (

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
-from torchvision.tv_tensors import TVTensor
 
 from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.losses.cosine import unit
 from segweave.metrics.normals import NormalsMetric, angle
+from segweave.tasks.maps import DenseMap
 from segweave.tasks.ramp import ERROR_RAMP, UNKNOWN, coloured
 from segweave.tasks.semantic import image_files
 from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task
@@ -29,12 +29,12 @@ _WORST_SHOWN = 45.0
 _QUANTITY, _SPARSE, _AWAY, _MEDIAN = "degrees off the optical axis, towards the camera", 0.02, 100.0, 20_000
 
 
-class NormalMap(TVTensor):
+class NormalMap(DenseMap):
     """float32 [3, H, W], vectors x y z of which x points to the right; zero vectors are not labelled.
 
-    torchvision's transforms move them by the nearest pixel, so that no two are mixed and the length stays. A left-right
-    flip negates x. A crop or another size turns no surface: the vectors stay those of the scene before the camera, also
-    where the picture of it is stretched.
+    As in every `DenseMap` the pixel whose centre is nearest counts, so that the length stays. A left-right flip negates
+    x. A crop or another size turns no surface: the vectors stay those of the scene before the camera, also where the
+    picture of it is stretched.
     """
 
 
@@ -63,6 +63,7 @@ class Normals(Task):
     losses = ("cosine", "l1")
     form = "map"
     fill = 0
+    reading = ("axes",)
 
     def __init__(
         self, name: str, *, axes: Sequence[str] = ("right", "up", "towards"), **common: Unpack[CommonOptions]
@@ -204,32 +205,6 @@ def _unlabelled(vectors: Float[Tensor, "3 H W"]) -> list[tuple[str, tuple[int, i
     return [] if (vectors != 0).any(0).all() else [("not labelled", UNKNOWN)]
 
 
-def _resize(value: Tensor, size: list[int], *_: Any, **__: Any) -> NormalMap:
-    plain = value.as_subclass(Tensor)[None]
-    return NormalMap(nn.functional.interpolate(plain, tuple(size), mode="nearest-exact")[0])
-
-
-def _crop(value: Tensor, top: int, left: int, height: int, width: int) -> NormalMap:
-    return NormalMap(functional.crop(value.as_subclass(Tensor), top, left, height, width))
-
-
-def _flip(value: Tensor) -> NormalMap:
+@functional.register_kernel(functional.horizontal_flip, tv_tensor_cls=NormalMap)
+def _flip(value: NormalMap) -> NormalMap:
     return NormalMap(_mirrored(value.as_subclass(Tensor)))
-
-
-def _pad(value: Tensor, padding: list[int], fill: float = 0, **_: Any) -> NormalMap:
-    return NormalMap(functional.pad(value.as_subclass(Tensor), padding, fill=fill))
-
-
-def _resized_crop(value: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any) -> NormalMap:
-    return _resize(_crop(value, top, left, height, width), size)
-
-
-for _function, _kernel in (
-    (functional.resize, _resize),
-    (functional.crop, _crop),
-    (functional.horizontal_flip, _flip),
-    (functional.pad, _pad),
-    (functional.resized_crop, _resized_crop),
-):
-    functional.register_kernel(_function, tv_tensor_cls=NormalMap)(_kernel)

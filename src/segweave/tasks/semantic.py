@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from segweave import rasters
 from segweave.errors import ConfigError, DataError
 from segweave.metrics.segmentation import SegmentationMetric
 from segweave.palette import default_palette
+from segweave.tasks.class_weights import WEIGHTINGS, Weights, checked, class_weights, occurrence, takes_factors, told
 from segweave.tasks.maps import DenseMap
-from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task, class_names
+from segweave.tasks.options import class_names
+from segweave.tasks.task import CommonOptions, DenseHead, Legend, Prediction, Summary, Task
 
 IGNORE = 255
 """Unlabelled pixels inside segweave, whatever the files call them."""
@@ -33,21 +35,25 @@ class Semantic(Task):
         classes: how many, their names, or a file of names; at most 255. A single class makes the task binary with one
             logit: 0 in a mask is background, 1 is the class.
         ignore: ids in the files that mean "not labelled", beside 255 which always does.
-        class_weights: a factor per class in cross_entropy and focal, or `balanced`: pixels / (classes * pixels of the
-            class) over the training set.
+        class_weights: a factor per class in cross_entropy and focal (the other losses take none), or what makes them
+            from the training labels: `balanced`, `inverse`, `median_frequency` or `effective_number`, or
+            `{name: inverse, power: 0.5}` and the like, as `tasks/class_weights.py` defines them. A class without a
+            pixel gets 0.
         threshold: of a single class: file values from it on are the class and lower ones background, such as 128 for
             masks of 0 and 255, or for masks stored as JPEG. By default 1 is the class and 255 is not labelled.
         colours: `{class name or id: [red, green, blue]}`, each 0 to 255, for RGB masks and for the pictures. The key
             `ignore` is the colour of what is not labelled.
 
     Raises:
-        ConfigError: more than 255 classes, a threshold for several, or weights or colours that do not fit the classes.
+        ConfigError: more than 255 classes, a threshold for several, weights or colours that do not fit the classes, or
+            weights without a loss that takes them.
     """
 
     kind = "semantic"
     losses = ("cross_entropy", "focal", "bce", "iou", "dice", "tversky", "lovasz", "boundary")
     form = "map"
     fill = IGNORE
+    reading = ("ignore", "threshold", "colours")
 
     def __init__(
         self,
@@ -55,7 +61,10 @@ class Semantic(Task):
         *,
         classes: int | Sequence[str | int] | str | None = None,
         ignore: int | Sequence[int] | None = None,
-        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_weights: Sequence[float]
+        | Literal["balanced", "inverse", "median_frequency", "effective_number"]
+        | Mapping[str, Any]
+        | None = None,
         threshold: int | None = None,
         colours: Mapping[str | int, Sequence[int]] | None = None,
         **common: Unpack[CommonOptions],
@@ -64,6 +73,7 @@ class Semantic(Task):
         self.classes = class_names(name, classes)
         self.binary = len(self.classes) == 1
         self.names = ["background", *self.classes] if self.binary else self.classes
+        self.locates = self.names
         if len(self.names) > IGNORE:
             raise ConfigError(f"tasks.{name}.classes: found {len(self.names)}; expected at most {IGNORE}")
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
@@ -76,6 +86,7 @@ class Semantic(Task):
         for name_, fallback in zip(self.names, palette, strict=True):
             red, green, blue = self.colours.get(name_, fallback)
             self.palette.append((red, green, blue))
+        self.weightings = tuple(WEIGHTINGS) if takes_factors(self.loss_options) else ()
         self._set_class_weights(class_weights)
 
     def _by_class(self, colours: Mapping[str | int, Sequence[int]]) -> dict[str, list[int]]:
@@ -94,37 +105,31 @@ class Semantic(Task):
             named[str(key)] = list(colour)
         return named
 
-    def _set_class_weights(self, weights: Sequence[float] | Literal["balanced"] | None) -> None:
-        self.class_weights = weights if weights is None or weights == "balanced" else [float(w) for w in weights]
-        tensor = None
-        if isinstance(self.class_weights, list):
-            if len(self.class_weights) != len(self.names) or min(self.class_weights) < 0:
-                raise ConfigError(
-                    f"tasks.{self.name}.class_weights: found {weights}; expected "
-                    f"{len(self.names)} numbers, none negative"
-                )
-            tensor = torch.tensor(self.class_weights)
+    def _set_class_weights(self, weights: Weights) -> None:
+        self.class_weights = checked(weights, len(self.names), self.weightings, self.loss_options, self.name)
+        tensor = torch.tensor(self.class_weights) if isinstance(self.class_weights, list) else None
         self.build_criteria(ignore=IGNORE, weight=tensor, first=1 if self.binary else 0)
 
-    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> None:
-        if self.class_weights != "balanced":
-            return
-        pixels = np.zeros(256, np.int64)
-        for target in targets():
-            pixels += np.bincount(target.numpy().ravel(), minlength=256)
-        pixels = pixels[: len(self.names)]
-        present = int((pixels > 0).sum())
-        weights = [float(pixels.sum() / (present * n)) if n else 0.0 for n in pixels.tolist()]
+    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> Sequence[str]:
+        if not isinstance(self.class_weights, str | Mapping):
+            return ()
+        weights = class_weights(occurrence(targets(), len(self.names)), self.class_weights)
         self._set_class_weights(weights)
+        return (told(self.names, weights),)
+
+    def recall(self, spec: Mapping[str, Any]) -> None:
+        super().recall(spec)
+        if isinstance(self.class_weights, str | Mapping):
+            self._set_class_weights(spec["class_weights"])
 
     def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG002
         """Class ids [H, W] as an annotation. Raises DataError for ids that are neither classes nor ignored."""
-        labels = values.to(torch.int32)
+        # of the many masks with 8 bits no wider copy is made, which would take longer than all that is done with it
+        labels = values if values.dtype == torch.uint8 else values.to(torch.int32)
         for value in self.ignore:
-            labels = torch.where(labels == value, IGNORE, labels)
-        strays, pixels = torch.unique(
-            labels[((labels < 0) | (labels >= len(self.names))) & (labels != IGNORE)], return_counts=True
-        )
+            if labels.dtype != torch.uint8 or 0 <= value <= IGNORE:
+                labels = labels.masked_fill(labels == value, IGNORE)
+        strays, pixels = self._strays(labels)
         if len(strays):
             pairs = zip(strays[:5].tolist(), pixels.tolist(), strict=False)
             raise DataError(
@@ -132,6 +137,16 @@ class Semantic(Task):
                 f"classes of task {self.name!r}; add it to tasks.{self.name}.ignore or to tasks.{self.name}.classes"
             )
         return DenseMap(labels.to(torch.uint8))
+
+    def _strays(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids that are neither classes nor ignored, and how many pixels have each."""
+        if labels.dtype == torch.uint8:
+            # counting takes a tenth of the time of comparing
+            pixels = torch.bincount(labels.flatten(), minlength=IGNORE + 1)
+            pixels[: len(self.names)] = pixels[IGNORE] = 0
+            return pixels.nonzero()[:, 0], pixels[pixels > 0]
+        stray = ((labels < 0) | (labels >= len(self.names))) & (labels != IGNORE)
+        return torch.unique(labels[stray], return_counts=True)
 
     def read(self, path: Path) -> Tensor:
         labels = self._read_ids(path)
@@ -157,11 +172,27 @@ class Semantic(Task):
         table = {}
         for key, (red, green, blue) in self.colours.items():
             table[int(red), int(green), int(blue)] = IGNORE if key == "ignore" else self.names.index(key)
-        labels = rasters.read_index(path, table or None).to(torch.int32)
-        return labels if self.threshold is None or written else (labels >= self.threshold).to(torch.int32)
+        labels = rasters.read_index(path, table or None)
+        if self.threshold is None:
+            return labels
+        labels = labels.to(torch.int32)
+        return labels if written else (labels >= self.threshold).to(torch.int32)
 
     def encode(self, annotation: Tensor) -> Tensor:
         return annotation.as_subclass(Tensor)
+
+    def spot(
+        self, annotation: Tensor, classes: Sequence[str] | None, chance: tuple[float, float]
+    ) -> tuple[int, int] | None:
+        labels = annotation.as_subclass(Tensor).numpy()
+        pixels = np.bincount(labels.ravel(), minlength=len(self.names))
+        shown = [label for name in classes or self.classes if pixels[label := self.names.index(name)]]
+        if not shown:
+            return None
+        label = shown[int(chance[0] * len(shown))]
+        place = np.flatnonzero(labels == label)[int(chance[1] * pixels[label])]
+        row, column = divmod(int(place), labels.shape[1])
+        return row, column
 
     def head(self, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:  # noqa: ARG002
         return DenseHead(channels[0], len(self.classes))
@@ -269,7 +300,8 @@ def _hatch(height: int, width: int) -> Tensor:
 
 
 def _is_white_on_black(labels: Tensor) -> bool:
-    return labels.unique().tolist() == [0, IGNORE]
+    white = labels == IGNORE
+    return bool(white.any() and not white.all() and (white | (labels == 0)).all())
 
 
 def image_files(folder: Path) -> dict[str, Path]:

@@ -18,19 +18,24 @@ from segweave.batch import Terms
 from segweave.errors import ConfigError, nearest
 from segweave.losses import LOSSES
 from segweave.metrics.metric import Metric
+from segweave.tasks.options import label_power, weighted_losses
 
 Prediction = Mapping[str, Tensor]
 """What a task says of a batch of images, by name; the first axis of every tensor is the image."""
+PRESENCE = "presence"
+"""The `derive` of a task that reads masks itself."""
 
 
 class CommonOptions(TypedDict, total=False):
     """The options that every task kind has; `Task` documents them and holds their defaults."""
 
-    weight: float
+    weight: float | Mapping[str, float]
     loss: str | Sequence[str] | Mapping[str, float | Mapping[str, Any]] | None
     average: Literal["pixel", "image"]
     regularizers: Mapping[str, float]
     source: str | None
+    derive: str | Mapping[str, Mapping[str, Any]] | None
+    origin: str | None
     decoder: str | Mapping[str, Any] | None
     at: str | None
 
@@ -71,19 +76,25 @@ class Task(ABC):
 
     Args:
         name: unique in a network; metrics, files and logs are named after it.
-        weight: alpha, by which the task's loss is multiplied. Positive.
+        weight: alpha, by which the task's loss is multiplied. Positive. `{labels: p}` makes it (n / N)^p, with n the
+            labelled ones of the N training images and p from -1 to 1: with -1 a task with few labels weighs more, with
+            1 a label weighs the same in every task, and a task that all images are labelled for has 1.
         loss: a name, several names, or `{name: weight}` / `{name: {weight: w, option: value}}`.
         average: `pixel` divides a loss by everything it counts in the effective batch, as published numbers are made;
             `image` averages within each image first.
         regularizers: beta by the regulariser's name, on this task's own parameters, the features its head reads, and
             what it predicts.
         source: the data set's layer with this task's labels; otherwise the layer of the task's name, or of its kind.
+            With `derive`, the task or the layer of which its labels are made.
+        derive: makes the task's labels of those of `source`: the name of a derivation, or `{name: {option: value}}`.
+        origin: how labels came about that nobody annotated, shown beside every result on them. Labels that `derive`
+            makes have one by default.
         decoder: a decoder of the task's own (a name or `{name: ..., options}`) instead of the model's.
         at: where the head reads: `decoder`, `pyramid` (the maps that the decoder fuses, for kinds that read several),
             `encoder` (its last level) or a level such as `stride16` or `layer3`.
 
     Raises:
-        ConfigError: an unknown loss, or a weight that is not positive.
+        ConfigError: an unknown loss, a weight that is not positive, or a power out of range.
     """
 
     kind: ClassVar[str]
@@ -97,20 +108,28 @@ class Task(ABC):
     """What `soft` gives: a map [b, C, H, W] that mirrors as its image does, scores [b, C] that stay, or nothing."""
     place: ClassVar[str] = "decoder"
     """Where the head reads unless `at` says otherwise; `pyramid` for the kinds that read several maps."""
+    derivation: tuple[str, Mapping[str, Any]] | None
+    """The name and the options of what makes its labels of others; None where files hold them."""
     reads: str
     """The kind whose label files it reads; its own, unless it makes its labels of another's."""
-    derivations: ClassVar[tuple[str, ...]] = ()
-    """Ways in which `read_derived` makes annotations of another kind's label files."""
+    reading: ClassVar[Sequence[str]] = ()
+    """The options that say what the values in its files mean, which may differ from data set to data set."""
+    locates: Sequence[str] = ()
+    """The classes whose pixels `spot` finds; none for kinds without a class per pixel."""
+    weightings: tuple[str, ...] = ()
+    """The ways in which `class_weights` may be made from the training labels; none for kinds without the option."""
 
     def __init__(
         self,
         name: str,
         *,
-        weight: float = 1.0,
+        weight: float | Mapping[str, float] = 1.0,
         loss: str | Sequence[str] | Mapping[str, float | Mapping[str, Any]] | None = None,
         average: Literal["pixel", "image"] = "pixel",
         regularizers: Mapping[str, float] | None = None,
         source: str | None = None,
+        derive: str | Mapping[str, Mapping[str, Any]] | None = None,
+        origin: str | None = None,
         decoder: str | Mapping[str, Any] | None = None,
         at: str | None = None,
     ) -> None:
@@ -119,25 +138,31 @@ class Task(ABC):
                 f"tasks: found the name {name!r}; expected letters, digits, '_', '-' and blanks, and none that is "
                 f"taken (such as 'shared' or 'keys')"
             )
-        if not weight > 0:
+        self.label_power = label_power(name, weight) if isinstance(weight, Mapping) else None
+        alpha = 1.0 if isinstance(weight, Mapping) else float(weight)
+        if not alpha > 0:
             raise ConfigError(f"tasks.{name}.weight: found {weight}; expected a number above 0")
         self.name = name
         self.reads = self.kind
-        self.weight = float(weight)
-        self.loss_options = _normalise(name, loss or self.losses[0], self.losses)
+        self.weight = alpha
+        self.loss_options = weighted_losses(name, loss or self.losses[0], self.losses)
         self.average = average
         self.regularizers = dict(regularizers or {})
         self.source = source
+        self.derive = derive
+        self.derivation = chosen(derive)
+        self.origin = origin or _origin(derive, source)
         self.decoder = decoder
         self.at = at
         self.criteria = nn.ModuleDict()
 
     def spec(self) -> dict[str, Any]:
         """`{kind, name, option: value}` that `TASKS` builds the same task from; every option is an attribute."""
-        options = [*inspect.signature(type(self).__init__).parameters.values()]
-        common = [*inspect.signature(Task.__init__).parameters.values()]
-        names = {p.name for p in options + common if p.kind is p.KEYWORD_ONLY} - {"loss"}
+        parameters = [p for kind in (type(self), Task) for p in inspect.signature(kind.__init__).parameters.values()]
+        names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"loss"}
         values = {name: getattr(self, name) for name in sorted(names)}
+        if self.label_power is not None:
+            values["weight"] = {"labels": self.label_power}
         return {"kind": self.kind, "name": self.name, "loss": self.loss_options} | values
 
     def build_criteria(self, **given: Any) -> None:
@@ -224,16 +249,41 @@ class Task(ABC):
         """
         return None
 
-    def read_derived(self, path: Path, how: str) -> Tensor:
-        """An annotation made of another kind's label file, by one of `derivations`. Raises DataError."""
-        raise NotImplementedError(f"{self.kind} makes nothing of {path} by {how}")
-
     def stack(self, targets: Sequence[Tensor]) -> Tensor:
         """Encoded targets of several images as one tensor [b, ...]."""
         return torch.stack(list(targets))
 
-    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> None:  # noqa: B027
-        """Computes what depends on the training set (such as balanced class weights) from its encoded targets."""
+    def prepare(self, targets: Callable[[], Iterable[Tensor]]) -> Sequence[str]:  # noqa: ARG002
+        """Computes what depends on the training set (such as class weights) from its encoded targets, and tells it."""
+        return ()
+
+    def weigh(self, labelled: int, images: int) -> Sequence[str]:
+        """Makes a weight that depends on the labels from their number, above 0, and that of the images; tells it."""
+        if self.label_power is None:
+            return ()
+        self.weight = (labelled / images) ** self.label_power
+        self.label_power = None
+        return (f"weight {self.weight:.4g}, from labels on {labelled} of {images} training images",)
+
+    def recall(self, spec: Mapping[str, Any]) -> None:
+        """Takes what `prepare` and `weigh` would make from the `spec` of the task after them, without its labels."""
+        if self.label_power is not None:
+            self.weight, self.label_power = spec["weight"], None
+
+    def spot(
+        self,
+        annotation: Tensor,  # noqa: ARG002
+        classes: Sequence[str] | None,  # noqa: ARG002
+        chance: tuple[float, float],  # noqa: ARG002
+    ) -> tuple[int, int] | None:
+        """Row and column of a pixel of one of the classes; None without one, and for kinds that do not locate them.
+
+        Args:
+            classes: names; None for all, but for the background of a binary task.
+            chance: two numbers from 0 to below 1. The first chooses among those of the classes that the annotation
+                shows, the second among the pixels of that class, all alike.
+        """
+        return None
 
     @abstractmethod
     def wrap(self, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -312,54 +362,18 @@ class Task(ABC):
         """What to print beside the picture of `draw_error`; for kinds without pixels, in words what is wrong."""
 
 
-def _normalise(
-    task: str, loss: str | Sequence[str] | Mapping[str, Any], known: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    if isinstance(loss, str):
-        loss = {loss: 1.0}
-    elif not isinstance(loss, Mapping):
-        loss = dict.fromkeys(loss, 1.0)
-    normalised = {}
-    for name, value in loss.items():
-        if name not in known:
-            raise ConfigError(
-                f"tasks.{task}.loss.{name}: unknown loss for this kind; nearest: {nearest(name, known, 3)}"
-            )
-        options = {"weight": 1.0, **value} if isinstance(value, Mapping) else {"weight": value}
-        if not isinstance(options["weight"], int | float) or not options["weight"] > 0:
-            raise ConfigError(
-                f"tasks.{task}.loss.{name}: found weight {options['weight']!r}; expected a number above 0"
-            )
-        normalised[name] = options
-    return normalised
+def chosen(derive: str | Mapping[str, Mapping[str, Any]] | None) -> tuple[str, Mapping[str, Any]] | None:
+    """The derivation that `derive` names, and its options; none for `PRESENCE`."""
+    if derive is None or derive == PRESENCE:
+        return None
+    return (derive, {}) if isinstance(derive, str) else next(iter(derive.items()))
 
 
-def class_names(task: str, classes: int | Sequence[str | int] | str | None) -> list[str]:
-    """`classes: int | list | path` as a list of names; blank lines of a file do not count.
-
-    Raises:
-        ConfigError: none of these, or a name that is there twice.
-    """
-    where, expected = f"tasks.{task}.classes", "expected a number, a list of names or a file with a name a line"
-    if classes is None:
-        raise ConfigError(f"{where}: missing; {expected}")
-    if isinstance(classes, str):
-        try:
-            lines = Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(f"{where}: {classes}: cannot be read ({reason}); {expected}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"{where}: {classes}: not text in UTF-8; {expected}") from None
-        names = [line.strip() for line in lines if line.strip()]
-    else:
-        names = [f"class {i}" for i in range(classes)] if isinstance(classes, int) else [str(c) for c in classes]
-    if not names:
-        raise ConfigError(f"{where}: found {classes!r}, which names none; {expected}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{where}: found {', '.join(map(repr, twice))} more than once; expected each name once")
-    return names
+def _origin(derive: str | Mapping[str, Mapping[str, Any]] | None, source: str | None) -> str | None:
+    if derive is None:
+        return None
+    how = derive if isinstance(derive, str) else next(iter(derive))
+    return f"derived from {source or 'masks'} ({how}); not a benchmark number"
 
 
 class DenseHead(nn.Module):
