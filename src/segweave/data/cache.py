@@ -54,7 +54,8 @@ class Cached(Dataset):
     Entries belong to one state of the data: its fingerprint, the options of the data and of the tasks that decide what
     is read, the versions of segweave and of the decoders; entries of the same data in an earlier state are removed.
     Besides, size and times of an image's own files are compared at every read, and an entry that is older than one of
-    them is made anew. The checksum of an entry is tested when a process first reads it, and again when its file has changed.
+    them is made anew. The checksum of an entry is tested when a process first reads it, and again when its file has
+    changed.
 
     Processes share a folder: an entry appears whole or not at all, and one lock guards the count of bytes.
 
