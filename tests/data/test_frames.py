@@ -52,5 +52,5 @@ def test_a_frame_as_wide_everywhere_is_told(kind: str, told: bool, tmp_path: Pat
     tasks = {"ground": {"kind": "semantic", "classes": ["road", "sky", "car", "other"]}}
     made = check_config(from_values({"data": data, "tasks": tasks, "train": {"batch_size": 2}}))
     texts = [finding.text for finding in check(made, tmp_path / "page", 0).findings]
-    found = [text for text in texts if "'other' is a frame 2 pixels wide round 16 of 16 labels" in text]
+    found = [text for text in texts if "'other' is a frame about 2 pixels wide round 16 of 16 labels" in text]
     assert len(found) == told, texts

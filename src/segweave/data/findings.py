@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import median_low
 from typing import Literal
 
 import numpy as np
@@ -140,19 +141,25 @@ def _judgements(task: Task, by_split: Mapping[str, Labels]) -> Iterator[Finding]
 
 
 def _frames(task: Task, records: Sequence[Record]) -> Iterator[Finding]:
-    """A class whose frame is as wide in nearly every label: no scene has one, but what nobody labelled has."""
-    frames = [record for record in records if task.name in record.frames]
+    """A class whose frame is as wide, but for a pixel, in nearly every label: what nobody labelled, not a scene."""
+    frames = [record.frames[task.name] for record in records if task.name in record.frames]
     if not frames:
         return
-    (value, width), count = Counter(record.frames[task.name] for record in frames).most_common(1)[0]
-    names = list(frames[0].labels[task.name].counts)
-    if count < max(_FRAMED * len(records), _FRAMES) or value >= len(names):
+    value = Counter(value for value, _ in frames).most_common(1)[0][0]
+    middle = median_low([width for found, width in frames if found == value])
+    alike = [
+        record
+        for record in records
+        if (found := record.frames.get(task.name)) and found[0] == value and abs(found[1] - middle) <= 1
+    ]
+    names = list(records[0].labels[task.name].counts)
+    if len(alike) < max(_FRAMED * len(records), _FRAMES) or value >= len(names):
         return
-    alike = [record for record in frames if record.frames[task.name] == (value, width)]
     yield Finding(
         "warning",
-        f"{task.name}: {names[value]!r} is a frame {width} pixels wide round {count} of {len(records)} labels, and may "
-        f"stand for what nobody labelled, there and elsewhere; if so, add its id to tasks.{task.name}.ignore",
+        f"{task.name}: {names[value]!r} is a frame about {middle} pixels wide round {len(alike)} of {len(records)} "
+        f"labels, and may stand for what nobody labelled, there and elsewhere; if so, add its id to "
+        f"tasks.{task.name}.ignore",
         _places(alike),
     )
 

@@ -56,8 +56,9 @@ class EdgeMetric(Metric):
     Probabilities are rounded to 255ths first, as the 8-bit files of the field hold them, so that a prediction and its
     file get the same score. Predicted pixels that are not labelled do not count. A value that is NaN is 0.
 
-    An image of 480 x 640 takes about 25 ms a threshold on one core. Fewer thresholds lower ods_f by little, because it
-    is interpolated between them.
+    An image of 480 x 640 takes about 0.1 s at 33 thresholds and 0.3 s at 99 on one core where few pixels are
+    probable, and 0.4 s and 0.7 s where most have some probability, as at the start of a training. Fewer thresholds
+    lower ods_f by little, because it is interpolated between them.
 
     Args:
         ignore: true value that is not labelled.

@@ -21,7 +21,8 @@ _UNIT = 1 << 32
 
 
 class RepeatFactor(Sampling):
-    """Images of rare classes several times an epoch (Gupta, Dollar, Girshick: LVIS, CVPR 2019, section 5.3).
+    """Images of rare classes several times an epoch (Gupta, Dollar, Girshick: LVIS, arXiv 1908.03195v2,
+    appendix B.2).
 
     Image i comes r_i = max over its classes c of r(c) = max(1, sqrt(t / f(c))) times, f(c) being the share of the
     labelled images that show c; an image without a label comes once. All labels of the task are read once for it.
