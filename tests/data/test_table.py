@@ -186,6 +186,18 @@ def test_missing_files_and_rows_twice_are_named(tmp_path: Path) -> None:
         read(root, task)
 
 
+def test_cells_beside_the_columns_are_refused(tmp_path: Path) -> None:
+    task = Classification("kind", classes=["cat", "dog"])
+    root = small(tmp_path, "image,note,kind\na0.png,big, tame,cat\n")
+    with pytest.raises(DataError, match=r"t\.csv: line 2: found 4 cells; expected 3, as the header has: put quotes"):
+        read(root, task)
+    (root / "t.csv").write_text('image,note,kind,\na0.png,"big, tame",cat,,\n')
+    assert read(root, task) == [0]
+    (root / "t.csv").write_text("image,kind,kind\na0.png,cat,dog\n")
+    with pytest.raises(DataError, match=r"t\.csv: found two columns 'kind'; expected each name once"):
+        read(root, task)
+
+
 def test_the_fingerprint_follows_a_cell(tmp_path: Path) -> None:
     task = Classification("kind", classes=["cat", "dog"])
     prints = set()

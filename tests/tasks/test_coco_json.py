@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,15 @@ def test_other_categories_must_be_declared(tmp_path: Path) -> None:
             {"annotations": [{"id": 5, "image_id": 7, "category_id": 4, "bbox": [0, 0, 9, 9]}]},
             r"category 'id 4' \(1 box",
         ),
+        (
+            {"annotations": [{"id": 5, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10**400, 4]}]},
+            "annotation 5: bbox",
+        ),
         ({"images": [{"id": 7, "file_name": "a.png"}]}, "image 'a.png': found height None, width None"),
+        (
+            {"images": [{"id": 7, "file_name": "a.png", "height": math.inf, "width": 9}]},
+            "image 'a.png': found height inf, width 9",
+        ),
     ],
 )
 def test_faults_of_a_coco_file_are_named(tmp_path: Path, parts: dict[str, Any], message: str) -> None:

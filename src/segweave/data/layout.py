@@ -234,7 +234,14 @@ class Table:
                 cells = [cell.strip() for cell in row]
                 if not self.columns:
                     self.columns = cells
+                    if twice := [name for name in cells if name and cells.count(name) > 1]:
+                        raise DataError(f"{self.path}: found two columns {twice[0]!r}; expected each name once")
                 elif any(cells):
+                    if any(cells[len(self.columns) :]):
+                        raise DataError(
+                            f"{self.path}: line {reader.line_num}: found {len(cells)} cells; expected "
+                            f"{len(self.columns)}, as the header has: put quotes around a cell with {delimiter!r} in it"
+                        )
                     cells += [""] * len(self.columns)
                     self.rows[reader.line_num] = dict(zip(self.columns, cells, strict=False))
         except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -111,15 +111,19 @@ class Yolo(Published):
 
     def _painted(self, polygons: Sequence[np.ndarray], values: Sequence[int], size: tuple[int, int]) -> Tensor:
         """int32 [H, W] of the polygons' values, the smaller ones over the larger ones, and 0 elsewhere."""
-        insides = [np.zeros(size, bool) for _ in polygons]
-        for inside, points in zip(insides, polygons, strict=True):
+        # one mask at a time: those of all objects of a large image would not fit
+        inside, canvas = np.zeros(size, bool), np.zeros(size, np.int32)
+
+        def draw(points: np.ndarray) -> np.ndarray:
+            inside[:] = False
             fill(inside, [points * size[::-1]])
-        pixels = [int(inside.sum()) for inside in insides]
+            return inside
+
+        pixels = [int(draw(points).sum()) for points in polygons]
         if empty := pixels.count(0):
             self.notes["polygons in which no pixel has its centre: left out"] += empty
-        canvas = np.zeros(size, np.int32)
         for place in sorted(range(len(pixels)), key=lambda place: -pixels[place]):
-            canvas[insides[place]] = values[place]
+            canvas[draw(polygons[place])] = values[place]
         return torch.from_numpy(canvas)
 
     def _objects(self, path: Path, layer: str) -> list[_Object]:

@@ -134,7 +134,7 @@ def _rows(
                 continue
             left, top, width, height = map(float, box)
             area = float(item.get("area") or width * height)
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             found = item.get("id") if isinstance(item, dict) else item
             shown = f"bbox {item.get('bbox')}, area {item.get('area')}" if isinstance(item, dict) else "no object"
             raise DataError(
@@ -150,13 +150,15 @@ def _parse(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from None
 
 
 def _size(path: Path, image: Mapping[str, Any]) -> tuple[int, int]:
     sides = height, width = image.get("height"), image.get("width")
-    if not all(isinstance(side, int | float) and side >= 1 and side == int(side) for side in sides):
+    if not all(
+        (isinstance(side, int) or (isinstance(side, float) and side.is_integer())) and side >= 1 for side in sides
+    ):
         raise DataError(
             f"{path}: image {image.get('file_name')!r}: found height {height}, width {width}; expected both"
         )
