@@ -10,8 +10,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-# the same examples in every run, so that a change and not chance makes a test fail
-hypothesis.settings.register_profile("fixed", derandomize=True)
+# the same examples in every run and no limit of time, so that a change and not chance makes a test fail
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 

@@ -214,19 +214,21 @@ def read_classes(path: Path, classes: Mapping[int, int], expected: str) -> UInt8
     Raises:
         DataError: an id that is not among them.
     """
-    ids = rasters.read_index(path).long()
-    table = torch.full((max(classes) + 2,), -1, dtype=torch.int16)
-    table[torch.tensor(list(classes))] = torch.tensor(list(classes.values()), dtype=torch.int16)
-    # ids beyond the table take its last entry, which no id has
-    mapped = table[torch.where((ids < 0) | (ids >= len(table)), len(table) - 1, ids)]
-    if bool((mapped < 0).any()):
-        strays, pixels = ids[mapped < 0].unique(return_counts=True)
+    ids = rasters.read_index(path).numpy()
+    length = max(max(classes) + 2, 256)
+    table, known = np.zeros(length, np.uint8), np.zeros(length, bool)
+    table[list(classes)] = list(classes.values())
+    known[list(classes)] = True
+    # wider ids beyond the table take its last entry, which no id has
+    places = ids if ids.dtype == np.uint8 else np.where((ids < 0) | (ids >= length), length - 1, ids)
+    if not (fitting := known[places]).all():
+        strays, pixels = np.unique(ids[~fitting], return_counts=True)
         found = ", ".join(f"{v} ({n} pixels)" for v, n in zip(strays[:5].tolist(), pixels.tolist(), strict=False))
         raise DataError(
             f"{path}: found label id {found}; expected {expected}. Correct the file, or read the data as "
             f"`folder` with that id in the task's `ignore` or `classes`"
         )
-    return mapped.to(torch.uint8)
+    return torch.from_numpy(table[places])
 
 
 def read_matlab(path: Path, name: str) -> np.ndarray:
