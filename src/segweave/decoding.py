@@ -14,8 +14,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,10 +36,12 @@ _FORMATS: dict[bytes, type[ImageFile]] = dict.fromkeys(tiff.SIGNATURES, TiffImag
 _FORMATS |= {b"\x89PNG": PngImageFile, b"BM": BmpImagePlugin.BmpImageFile, b"GIF8": GifImagePlugin.GifImageFile}
 _FORMATS |= {b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
 _KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-# Channels by how the values lie, of the kinds of PNG that libpng gives as they are stored, which a palette is not.
-_PNG_CHANNELS = {"L": 1, "I;16B": 1, "LA": 2, "LA;16B": 2, "RGB": 3, "RGB;16B": 3, "RGBA": 4, "RGBA;16B": 4}
+_PNG_MODES = {0: ("L", 1), 2: ("RGB", 3), 4: ("LA", 2), 6: ("RGBA", 4)}
+"""Mode and channels by the colour type of the PNG that libpng gives as they are stored, which a palette is not."""
 # Pillow names the byte it keeps of a 16-bit value by the byte order, so the other order gives the other byte.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_READ_AT_ONCE = 2**26
+"""Bytes of a PNG that are read, which is faster than mapping it."""
 _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Values per pixel by the colour type of a PNG."""
 _PNG_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -131,23 +133,41 @@ def rawmode(image: ImageFile) -> str:
     return first if isinstance(first, str) else image.mode
 
 
-def orientation_of(image: ImageFile) -> int:
-    # PngImageFile.getexif would decode all pixels in search of an EXIF block behind them.
+def orientation_of(image: ImageFile, file: IO[bytes]) -> int:
+    """The EXIF orientation that an image says of itself, 1 where it says nothing; `file` is the one it was opened from.
+
+    That of a PNG may stand behind the pixels, where Pillow would only find it by decoding: it gets the metadata alone.
+    """
+    if not isinstance(image, PngImageFile):
+        return _exif_orientation(image)
+    with _bytes_of(file) as stored:
+        metadata = _png_metadata(stored)
+    return _exif_orientation(PngImageFile(metadata)) if metadata else 1
+
+
+def _exif_orientation(image: ImageFile) -> int:
+    # PngImageFile.getexif would decode all pixels in search of an EXIF block behind them
     return Image.Image.getexif(image).get(tiff.ORIENTATION, 1)
 
 
-def without_pixels(file: IO[bytes]) -> io.BytesIO:
-    """A PNG's header and metadata, also those behind the pixels, which Pillow would only reach by decoding."""
-    length = file.seek(0, os.SEEK_END)
+def _bytes_of(file: IO[bytes]) -> AbstractContextManager[bytes | mmap.mmap]:
+    """All bytes of a file; those of a large one stay in it, because a small image may be in a file of any size."""
+    if os.fstat(file.fileno()).st_size > _READ_AT_ONCE:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     file.seek(0)
-    parts = [file.read(8)]
-    while len(prefix := file.read(8)) == 8:
-        size = int.from_bytes(prefix[:4])
-        if prefix[4:] in (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt") and file.tell() + size + 4 <= length:
-            parts.append(prefix + file.read(size + 4))
-        else:
-            file.seek(size + 4, os.SEEK_CUR)
-    return io.BytesIO(b"".join([*parts, b"\0\0\0\0IDAT\x35\xaf\x06\x1e"]))
+    return nullcontext(file.read())
+
+
+def _png_metadata(stored: bytes | mmap.mmap) -> io.BytesIO | None:
+    """A PNG's header and the metadata before and behind the pixels; None without any."""
+    place, parts = 8, [stored[:8]]
+    while place + 12 <= len(stored):
+        size, kind = struct.unpack_from(">I4s", stored, place)
+        end = place + size + 12
+        if kind in (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt") and end <= len(stored):
+            parts.append(stored[place:end])
+        place = end
+    return io.BytesIO(b"".join([*parts, b"\0\0\0\0IDAT\x35\xaf\x06\x1e"])) if len(parts) > 2 else None
 
 
 def _png_chunks(file: IO[bytes]) -> list[tuple[bytes, int, int]]:
@@ -187,8 +207,11 @@ def _refuse_short(file: IO[bytes], chunks: Sequence[tuple[bytes, int, int]]) -> 
         raise ValueError(f"a PNG whose pixels lack {missing} bytes")
 
 
-def decode(path: Path, max_pixels: int, keep_alpha: bool = False) -> Raster:
-    """The pixels of a file that Pillow reads, or of `.npy`; transparency is dropped, unless `keep_alpha`."""
+def decode(path: Path, max_pixels: int, *, keep_alpha: bool = False, photograph: bool = False) -> Raster:
+    """The pixels of a file that Pillow reads, or of `.npy`.
+
+    Transparency is dropped, unless `keep_alpha`. A TIFF whose bands are not those of a `photograph` is a DataError.
+    """
     with reading(path) as file:
         if path.suffix.lower() == ".npy":
             array = open_npy(path, max_pixels)
@@ -196,37 +219,66 @@ def decode(path: Path, max_pixels: int, keep_alpha: bool = False) -> Raster:
             pixels = np.array(array[..., :3] if array.ndim == 3 else array, kind, order="C", subok=False)
             notes = ["RGBA: alpha dropped"] if array.shape[2:] == (4,) else []
             return Raster(pixels, notes, top=1 if array.dtype.kind == "b" else None)
-        image, _ = open_image(file, path, max_pixels)
-        tags = image.tag_v2 if isinstance(image, TiffImageFile) else None
-        # Pillow turns a TIFF by itself and then forgets the orientation.
-        orientation = orientation_of(image) if tags is not None else 1
-        raw = rawmode(image)
-        mode, pixels = _load(image, raw, file, path)
-        notes, palette, top = list[str](), None, None
+        if photograph:
+            _refuse_bands(file, path)
+        mode, raster, orientation = _plain_png(file, path, max_pixels) or _by_pillow(file, path, max_pixels)
+        pixels = raster.pixels
+        notes = list[str]()
         if mode in ("LA", "PA", "RGBA") and not keep_alpha:
             pixels = np.ascontiguousarray(pixels[..., :3] if mode == "RGBA" else pixels[..., 0])
             notes.append(f"{mode}: alpha dropped")
         elif mode not in _KEPT:
             notes.append(f"{mode} converted to RGB")
-        if mode in ("P", "PA"):
-            palette = np.frombuffer(bytes(image.getpalette("RGB") or ()).ljust(768, b"\0"), np.uint8).reshape(256, 3)
-        elif mode == "1":
-            pixels, top = pixels.astype(np.uint8), 1
-        elif raw.startswith(("L;2", "L;4")):
-            top = 2 ** int(raw[2]) - 1
-            pixels = pixels // np.uint8(255 // top)
-        elif mode.startswith("I") and not raw.endswith("S"):
-            pixels = pixels.view(np.uint32) if raw.startswith("I;32") else pixels.astype(np.uint16)
-        elif mode == "L" and tags is not None and tags.get(tiff.SAMPLE_FORMAT, (1,))[0] == 2:
-            pixels = pixels.view(np.int8)
-        if tags is None:
-            orientation = orientation_of(
-                PngImageFile(without_pixels(file)) if isinstance(image, PngImageFile) else image
-            )
-            pixels = _upright(pixels, orientation)
         if orientation in TURNS:
             notes.append(f"EXIF orientation {orientation} applied")
-        return Raster(pixels, notes, palette, top)
+        return replace(raster, pixels=pixels, notes=notes)
+
+
+def _by_pillow(file: IO[bytes], path: Path, max_pixels: int) -> tuple[str, Raster, int]:
+    """Mode, upright pixels as stored, and orientation of a file: Pillow would stretch narrow grey and miss signs."""
+    image, _ = open_image(file, path, max_pixels)
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else None
+    # Pillow turns a TIFF by itself and then forgets the orientation.
+    orientation = orientation_of(image, file) if tags is not None else 1
+    raw = rawmode(image)
+    mode, pixels = _load(image, raw, file, path)
+    palette, top = None, None
+    if mode in ("P", "PA"):
+        palette = np.frombuffer(bytes(image.getpalette("RGB") or ()).ljust(768, b"\0"), np.uint8).reshape(256, 3)
+    elif mode == "1":
+        pixels, top = pixels.astype(np.uint8), 1
+    elif raw.startswith(("L;2", "L;4")):
+        top = 2 ** int(raw[2]) - 1
+        pixels = pixels // np.uint8(255 // top)
+    elif mode.startswith("I") and not raw.endswith("S"):
+        pixels = pixels.view(np.uint32) if raw.startswith("I;32") else pixels.astype(np.uint16)
+    elif mode == "L" and tags is not None and tags.get(tiff.SAMPLE_FORMAT, (1,))[0] == 2:
+        pixels = pixels.view(np.int8)
+    if tags is None:
+        orientation = orientation_of(image, file)
+        pixels = _upright(pixels, orientation)
+    return mode, Raster(pixels, [], palette, top), orientation
+
+
+def _plain_png(file: IO[bytes], path: Path, max_pixels: int) -> tuple[str, Raster, int] | None:
+    """The same of a PNG that libpng gives as it is stored; None for any other file."""
+    start = file.read(33)
+    file.seek(0)
+    if len(start) < 33 or not start.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        return None
+    width, height, bits, colours = struct.unpack_from(">II2B", start, 16)
+    if bits < 8 or colours not in _PNG_MODES:
+        return None
+    mode, channels = _PNG_MODES[colours]
+    refuse_size(path, height, width, max_pixels)
+    with _bytes_of(file) as stored:
+        pixels = imagecodecs.png_decode(stored)
+        metadata = _png_metadata(stored)
+    if pixels.ndim == 3 and pixels.shape[2] > channels:
+        # one colour of the file stands for transparency, and came as one more channel
+        pixels = np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels[..., :-1])
+    orientation = _exif_orientation(PngImageFile(metadata)) if metadata else 1
+    return mode, Raster(_upright(pixels, orientation), []), orientation
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -237,14 +289,13 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
-def refuse_bands(path: Path) -> None:
+def _refuse_bands(file: IO[bytes], path: Path) -> None:
     """Raises DataError for a TIFF whose bands are not those of a photograph."""
-    with reading(path) as file:
-        signature = file.read(4)
-        file.seek(0)
-        if path.suffix.lower() != ".npy" and signature in tiff.SIGNATURES and (spare := tiff.spare_bands(file)):
-            found = f"{spare} bands beyond those of colour and transparency"
-            raise bad(path, found, "a photograph", _NAME_BANDS)
+    signature = file.read(4)
+    file.seek(0)
+    if signature in tiff.SIGNATURES and (spare := tiff.spare_bands(file)):
+        raise bad(path, f"{spare} bands beyond those of colour and transparency", "a photograph", _NAME_BANDS)
+    file.seek(0)
 
 
 def decode_bands(path: Path, max_pixels: int, bands: int | Sequence[int]) -> Raster:
@@ -285,13 +336,6 @@ def _wanted(count: int, alpha: bool, bands: int | Sequence[int], path: Path) -> 
 
 def _load(image: ImageFile, raw: str, file: IO[bytes], path: Path) -> tuple[str, np.ndarray]:
     """Decode the pixels: (mode, values). 16-bit colour of TIFF comes once for the high and once for the low bytes."""
-    if isinstance(image, PngImageFile) and raw in _PNG_CHANNELS:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored:
-            pixels = imagecodecs.png_decode(stored)
-        if pixels.ndim == 3 and pixels.shape[2] > _PNG_CHANNELS[raw]:
-            # one colour of the file stands for transparency, and came as one more channel
-            pixels = np.ascontiguousarray(pixels[..., :-1].squeeze(2) if raw in ("L", "I;16B") else pixels[..., :-1])
-        return "LA" if raw.startswith("LA") else image.mode, pixels
     if isinstance(image, PngImageFile):
         chunks, pixels = _png_chunks(file), _pixels(image)
         if image.info.get("interlace") or not pixels[-1].any():

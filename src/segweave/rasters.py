@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Integer, UInt8, UInt16
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from segweave.decoding import (
@@ -37,8 +37,6 @@ from segweave.decoding import (
     orientation_of,
     rawmode,
     reading,
-    refuse_bands,
-    without_pixels,
 )
 from segweave.errors import DataError
 
@@ -68,7 +66,7 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
         mode, raw = image.mode, rawmode(image)
         if ";16" in raw and ";16" not in mode:
             mode = "LA;16" if raw.startswith("LA") else f"{mode};16"
-        orientation = orientation_of(PngImageFile(without_pixels(file)) if isinstance(image, PngImageFile) else image)
+        orientation = orientation_of(image, file)
         size = (width, height) if TURNS.get(orientation, (0,))[0] else (height, width)
         return Header(*size, mode, orientation in TURNS)
 
@@ -97,11 +95,7 @@ def read_image(
             number or a list, float pixels without data (NaN, infinity, the value in GDAL's tag) are filled with the
             mean of the others of their band, or 0 where there are none.
     """
-    if bands is None:
-        refuse_bands(path)
-        raster = decode(path, max_pixels)
-    else:
-        raster = decode_bands(path, max_pixels, bands)
+    raster = decode(path, max_pixels, photograph=True) if bands is None else decode_bands(path, max_pixels, bands)
     pixels, notes = raster.pixels, raster.notes
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise bad(path, f"an image of {pixels.dtype} values", "uint8, uint16 or float values", "Convert it to one.")

@@ -140,7 +140,7 @@ class Change:
         return image[..., top : top + height, left : left + width]
 
     def image(self, image: Tensor) -> Tensor:
-        """An image [C, H, W] changed: uint8 as it is, other types as `to_float` does."""
+        """An image [C, H, W] of any type changed, to float32 as `to_float` does."""
         grey = is_photograph(image)
         if image.dtype == torch.uint16:
             # it has no resize kernel; floats in [0, 1] hold it exactly enough for what interpolation keeps of it.
@@ -155,9 +155,11 @@ class Change:
         if self.flip:
             image = functional.horizontal_flip(image)
         if self.factors is None:
-            return image
+            return to_float(image)
+        whole = image.dtype == torch.uint8
         changed = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        return recolour(changed, torch.tensor(self.factors), image.dtype == torch.uint8).to(image.dtype)
+        changed = recolour(changed, torch.tensor(self.factors), whole)
+        return changed.div_(255) if whole else changed
 
     def annotations(self, sample: Sample, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
         """Those of a sample, changed as its image where they have a place in it."""
@@ -208,7 +210,7 @@ def recolour(
 
     def grey() -> Tensor:
         red, green, blue = image.unbind(-3)
-        return cut(0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)
+        return cut((0.2989 * red).add_(0.587 * green).add_(0.114 * blue)).unsqueeze(-3)
 
     cut(image.mul_(brightness).clamp_(max=limit))
     shade = grey()
@@ -248,4 +250,4 @@ class Resize:
 def to_float(image: Tensor) -> Tensor:
     """uint8 and uint16 to float32 in [0, 1]; floats as they are, in their own range."""
     whole = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(image.dtype)
-    return image.float() / whole if whole else image.float()
+    return image.float().div_(whole) if whole else image.float()

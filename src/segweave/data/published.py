@@ -208,27 +208,30 @@ def read_classes(path: Path, classes: Mapping[int, int], expected: str) -> UInt8
 
     Args:
         path: the file, as `rasters.read_index` reads it.
-        classes: class by id, 255 for ids that mean "not labelled".
+        classes: class by id of 0 to 255, 255 for ids that mean "not labelled".
         expected: the ids, in words.
 
     Raises:
         DataError: an id that is not among them.
     """
     ids = rasters.read_index(path).numpy()
-    length = max(max(classes) + 2, 256)
-    table, known = np.zeros(length, np.uint8), np.zeros(length, bool)
-    table[list(classes)] = list(classes.values())
-    known[list(classes)] = True
-    # wider ids beyond the table take its last entry, which no id has
-    places = ids if ids.dtype == np.uint8 else np.where((ids < 0) | (ids >= length), length - 1, ids)
-    if not (fitting := known[places]).all():
-        strays, pixels = np.unique(ids[~fitting], return_counts=True)
-        found = ", ".join(f"{v} ({n} pixels)" for v, n in zip(strays[:5].tolist(), pixels.tolist(), strict=False))
+    stray = next(value for value in range(256) if value not in classes.values())
+    table = bytearray([stray]) * 256
+    for id, value in classes.items():
+        table[id] = value
+    # bytes are translated in a fifth of the time that indexing takes
+    translated = bytearray(ids.astype(np.uint8, copy=False)).translate(table)
+    found = np.frombuffer(translated, np.uint8).reshape(ids.shape)
+    if ids.dtype != np.uint8:
+        found[(ids < 0) | (ids > 255)] = stray
+    if stray in translated:
+        values, pixels = np.unique(ids[found == stray], return_counts=True)
+        shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:5].tolist(), pixels.tolist(), strict=False))
         raise DataError(
-            f"{path}: found label id {found}; expected {expected}. Correct the file, or read the data as "
+            f"{path}: found label id {shown}; expected {expected}. Correct the file, or read the data as "
             f"`folder` with that id in the task's `ignore` or `classes`"
         )
-    return torch.from_numpy(table[places])
+    return torch.from_numpy(found)
 
 
 def read_matlab(path: Path, name: str) -> np.ndarray:
