@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -165,6 +166,50 @@ def check(
     typer.echo(f"page: {done.page}")
     if done.errors:
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    config: ConfigPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="another way to train, such as 'upgrad balancing.method=upgrad' or 'pair tasks=a,b'"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="how many")] = 3,
+    separate: Annotated[bool, typer.Option(help="whether to train one network per task")] = True,
+    out: Annotated[Path | None, typer.Option(help="folder of runs and page; compare/CONFIG by default")] = None,
+    split: Annotated[str | None, typer.Option(help="where to measure; test where it has labels, else val")] = None,
+    resamples: Annotated[int, typer.Option(help="of the images, for the intervals")] = 200,
+    jobs: Annotated[int | None, typer.Option(help="runs at once; by default one per GPU")] = None,
+    device: Device = None,
+) -> None:
+    """Train one network for all tasks and one for each, and say whether sharing is worth it."""
+    from segweave.schema import read_config
+    from segweave.variants import written
+
+    checked = read_config(config, overrides or [])
+    changed = dict(written(text) for text in variant or ())
+    from segweave import compare
+    from segweave.terminal import console
+
+    folder, made = compare.compare(
+        checked,
+        changed,
+        seeds=seeds,
+        separate=separate,
+        out=out.expanduser() if out else None,
+        split=split,
+        draws=resamples,
+        jobs=jobs,
+        device=device,
+        command=shlex.join(["segweave", *sys.argv[1:]]),
+        shown=console(stderr=True),
+    )
+    console().print(compare.table(made))
+    for line in compare.sentences(made):
+        typer.echo(line)
+    typer.echo(f"report: {folder / 'report.html'}")
 
 
 @app.command()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from segweave.batch import Sample
@@ -17,13 +19,12 @@ from segweave.data.layout import by_end, examples
 from segweave.errors import DataError
 from segweave.metrics.metric import Metric
 from segweave.model import MultiTaskModel
-from segweave.tasks.task import Task
+from segweave.tasks.task import Prediction, Task
 
 Results = dict[str, dict[str, Any]]
 """By task: metric values by key, the metric's details, and the `origin` of labels that are no annotations."""
 
 
-@torch.inference_mode()
 def evaluate(
     model: MultiTaskModel,
     batches: Iterable[tuple[Tensor, list[Sample]]],
@@ -35,10 +36,52 @@ def evaluate(
         batches: resized images [B, C, h, w] in [0, 1] with the samples as read, from `evaluation_batches`.
         readers: the tasks that read the labels, by name, where they are not the model's own.
     """
+    metrics = {name: task.metric() for name, task in model.tasks.items()}
+    for _, name, prediction, target in _answers(model, batches, readers or model.tasks):
+        metrics[name].update(prediction, target)
+    return {name: _values(metric, (readers or model.tasks).get(name)) for name, metric in metrics.items()}
+
+
+def evaluate_images(
+    model: MultiTaskModel, batches: Iterable[tuple[Tensor, list[Sample]]]
+) -> dict[str, dict[str, Metric]]:
+    """The same image by image: by task, and by the id of each image with a label, a metric that saw this one alone."""
+    metrics: dict[str, dict[str, Metric]] = {name: {} for name in model.tasks}
+    for id, name, prediction, target in _answers(model, batches, model.tasks):
+        metrics[name][id] = model.tasks[name].metric()
+        metrics[name][id].update(prediction, target)
+    return metrics
+
+
+def resampled(
+    metric: Metric, images: Sequence[Metric | None], counts: Int64[np.ndarray, "rows images"]
+) -> dict[str, Float64[np.ndarray, " rows"]]:
+    """A metric's values on resamples of images.
+
+    Args:
+        metric: of the same class and constructor as those of the images; it is reset.
+        images: what each image alone gave, None without a label.
+        counts: how often each image counts, by resample.
+    """
+    rows = []
+    for row in counts:
+        metric.reset()
+        for place in np.flatnonzero(row).tolist():
+            if (image := images[place]) is not None:
+                for _ in range(int(row[place])):
+                    metric.merge(image)
+        rows.append(metric.compute())
+    return {key: np.array([row[key] for row in rows], np.float64) for key in metric.keys}
+
+
+@torch.inference_mode()
+def _answers(
+    model: MultiTaskModel, batches: Iterable[tuple[Tensor, list[Sample]]], readers: Mapping[str, Task]
+) -> Iterator[tuple[str, str, Prediction, Tensor]]:
+    """For every label its image's id, its task, the prediction and the target, at the image's own size."""
     device = model.mean.device
     was_training = model.training
     model.eval()
-    metrics = {name: task.metric() for name, task in model.tasks.items()}
     for images, samples in batches:
         outputs = model(images.to(device))
         for row, sample in enumerate(samples):
@@ -46,10 +89,8 @@ def evaluate(
                 task = model.tasks[name]
                 used, size = ((i.shape[-2], i.shape[-1]) for i in (images, sample.image))
                 output = task.resize(outputs[name][row : row + 1], used, size)
-                target = (readers or model.tasks)[name].encode(annotation)
-                metrics[name].update(task.decode(output), target[None].to(device))
+                yield sample.id, name, task.decode(output), readers[name].encode(annotation)[None].to(device)
     model.train(was_training)
-    return {name: _values(metric, (readers or model.tasks).get(name)) for name, metric in metrics.items()}
 
 
 def score(tasks: Sequence[Task], dataset: Dataset, folder: Path) -> Results:

@@ -29,12 +29,17 @@ _AFTER_READING = ("augment", "normalise", "sampling", "cache")
 
 
 def build_tasks(config: Config) -> list[Task]:
-    """The tasks of a config, in its order; classes that are not written are the data format's, where it knows them.
+    """The tasks that a config's network predicts, in its order.
+
+    Classes that are not written are the data format's, where it knows them.
 
     Raises:
-        ConfigError: options that do not fit, or data sets that know different classes.
+        ConfigError: options that do not fit, no task to predict, or data sets that know different classes.
     """
-    return [_build_task(config, name) for name in config.tasks]
+    predicted = [name for name, options in config.tasks.items() if options.get("predict", True)]
+    if config.tasks and not predicted:
+        raise ConfigError(f"tasks: found predict: false in all of {', '.join(config.tasks)}; expected one to predict")
+    return [_build_task(config, name) for name in predicted]
 
 
 def _build_task(config: Config, name: str) -> Task:
@@ -162,6 +167,8 @@ def _read(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
     parts: dict[str, Part] = {}
     others: dict[str, None] = {}
     for name, options in data["sets"].items():
+        if not _serves(options, tasks) and len(tasks) < len(config.tasks):
+            continue  # its labels are of tasks that are not predicted
         try:
             try:
                 parts[name] = _part(options, data.get("size"), split, tasks)
@@ -176,6 +183,14 @@ def _read(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
     if not parts:
         raise ConfigError(f"data.sets: none has a split {split!r}; they have {', '.join(others)}")
     return Mixture(parts, tasks)
+
+
+def _serves(options: Mapping[str, Any], tasks: Sequence[Task]) -> bool:
+    """Whether one of several data sets has labels for any of the tasks, or does not say."""
+    from segweave.data.dataset import labelled_layers
+
+    layers = FORMATS.load(options["format"]).layers(options)  # pyright: ignore[reportAttributeAccessIssue]
+    return layers is None or bool(labelled_layers(tasks, layers))
 
 
 def cached(config: Config, split: str, tasks: Sequence[Task], dataset: Dataset) -> Dataset:

@@ -62,7 +62,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
     _write(folder / "results.png", curves_png(history, {t.name: (t.headline, t.better, t.origin) for t in tasks}))
     was_training = model.training
     model.eval()
-    answers = _Answers(model, dataset, Resize(size))
+    answers = Answers(model, dataset, Resize(size))
     gallery = _gallery(answers)
     cost, missing = _cost(answers, size)
     model.train(was_training)
@@ -117,7 +117,7 @@ def _result(task: Task, results: Mapping[str, Any], dataset: Dataset) -> TaskRes
 
 
 @dataclass
-class _Answers:
+class Answers:
     """The network's predictions for single images.
 
     Attributes:
@@ -197,7 +197,7 @@ def chosen(ranks: Sequence[float], each: int) -> dict[str, list[int]]:
     return {"good": order[:each], "typical": order[middle : middle + each], "worst": order[: -each - 1 : -1]}
 
 
-def _gallery(answers: _Answers) -> Gallery:
+def _gallery(answers: Answers) -> Gallery:
     model, dataset = answers.model, answers.dataset
     ranked = sorted({len(dataset) * k // min(len(dataset), _RANKED) for k in range(min(len(dataset), _RANKED))})
     scored = [(index, scores) for index in ranked if (scores := answers.scores(index)) is not None]
@@ -221,11 +221,12 @@ def _gallery(answers: _Answers) -> Gallery:
         for place in places:
             index, scores = scored[place]
             values = [(name, metrics[name].headline, value) for name, value in scores.items() if value == value]
-            examples.append(_example(answers, index, group, values))
+            examples.append(example(answers, index, group, values))
     return Gallery([one for one in examples if one], how, list(answers.unreadable))
 
 
-def _example(answers: _Answers, index: int, group: str, scores: list[tuple[str, str, float]]) -> Example | None:
+def example(answers: Answers, index: int, group: str, scores: list[tuple[str, str, float]]) -> Example | None:
+    """One image with what each task should have said and what it said; None where it cannot be read."""
     sample = answers.read(index)
     if sample is None:
         return None
@@ -274,7 +275,7 @@ def _shown(task: Task, image: Tensor, prediction: Prediction, target: Tensor | N
     )
 
 
-def _cost(answers: _Answers, size: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
+def _cost(answers: Answers, size: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
     """The cost table, or why there is none; it takes as many runs as fit in a few seconds."""
     place = size or answers.first
     if place is None:

@@ -74,6 +74,12 @@ def load(made: dict[str, Any], split: str = "train") -> Mixture:
     return dataset
 
 
+def test_a_set_without_labels_of_the_predicted_tasks_is_not_read(root: Path) -> None:
+    made = values(root)
+    made["tasks"]["semantic"]["predict"] = False
+    assert load(made).ids == [f"room/{i}" for i in range(5)]
+
+
 def test_ids_sets_and_files(root: Path) -> None:
     data = load(values(root))
     assert data.ids == [f"room/{i}" for i in range(5)] + [f"town/{i}" for i in range(6)]

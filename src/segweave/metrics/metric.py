@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+FAULTS = ("outside", "invalid")
+"""Keys of shares of predictions that are none, beside the scores of the others."""
+
 
 class Metric(ABC):
     """Accumulates predictions against targets, on the CPU; the order and the size of the batches make no difference.

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from segweave.metrics.metric import FAULTS
+
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A row per task and metric, and per class its first metric.
@@ -27,7 +29,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
         if not first:
             table.add_row(task, "labels", values["origin"])
         for key, value in values.items():
-            if isinstance(value, float) and not (key in ("outside", "invalid") and value == 0):
+            if isinstance(value, float) and not (key in FAULTS and value == 0):
                 table.add_row(task if first else "", key, _shown(value))
                 first = False
         for name, row in values.get("per_class", {}).items():

@@ -92,6 +92,7 @@ class Task(ABC):
         decoder: a decoder of the task's own (a name or `{name: ..., options}`) instead of the model's.
         at: where the head reads: `decoder`, `pyramid` (the maps that the decoder fuses, for kinds that read several),
             `encoder` (its last level) or a level such as `stride16` or `layer3`.
+        predict: false leaves the task out of the network; its labels only serve tasks that are derived from it.
 
     Raises:
         ConfigError: an unknown loss, a weight that is not positive, or a power out of range.
@@ -132,6 +133,7 @@ class Task(ABC):
         origin: str | None = None,
         decoder: str | Mapping[str, Any] | None = None,
         at: str | None = None,
+        predict: bool = True,
     ) -> None:
         if not re.fullmatch(r"\w[\w -]*", name) or name == "shared" or hasattr(nn.ModuleDict(), name):
             raise ConfigError(
@@ -154,6 +156,7 @@ class Task(ABC):
         self.origin = origin or _origin(derive, source)
         self.decoder = decoder
         self.at = at
+        self.predict = predict
         self.criteria = nn.ModuleDict()
 
     def spec(self) -> dict[str, Any]:

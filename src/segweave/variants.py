@@ -1,0 +1,121 @@
+"""Other ways to train what a config describes: with some of its tasks, with one network per task, with changes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segweave.config import Config, from_values
+from segweave.errors import ConfigError
+from segweave.estimates import SEPARATE, SHARED
+from segweave.schema import check_config
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Args:
+        name: of the variant.
+        config: what is trained.
+        changes: to the config that all are variants of, as they were written.
+    """
+
+    name: str
+    config: Config
+    changes: Sequence[str] = ()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that its network predicts."""
+        return [name for name, options in self.config.tasks.items() if options.get("predict", True)]
+
+
+def written(text: str) -> tuple[str, list[str]]:
+    """The name and the changes of a variant such as `upgrad balancing.method=upgrad`, or `pair tasks=semantic,depth`.
+
+    Raises:
+        ConfigError: no name, or no changes.
+    """
+    try:
+        name, *changes = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--variant {text!r}: {error}") from None
+    if not changes or "=" in name:
+        raise ConfigError(f"--variant {text!r}: expected a name and changes: 'upgrad balancing.method=upgrad'")
+    return name, changes
+
+
+def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: bool = True) -> list[Variant]:
+    """The config itself, then its variants, then one network per task.
+
+    Args:
+        config: from `read_config` or `check_config`.
+        changed: by name, changes `section.key=value`, and `tasks=<task>,<task>` for some of the tasks alone.
+        separate: whether there is a network per task; of a config with a single task there is none.
+
+    Raises:
+        ConfigError: a name that cannot be a folder's or is taken, an unknown task, or a change that does not fit.
+    """
+    shared = Variant(SHARED, config)
+    found = [shared]
+    for name, changes in changed.items():
+        if not re.fullmatch(r"\w[\w .-]*", name) or name in (SHARED, SEPARATE):
+            raise ConfigError(
+                f"--variant {name}: found this name; expected letters, digits, '_', '-', '.' and blanks, and neither "
+                f"{SHARED} nor {SEPARATE}"
+            )
+        found.append(Variant(name, _changed(config, name, changes), changes))
+    if separate and len(shared.tasks) > 1:
+        found += [Variant(f"{SEPARATE} {task}", alone(config, [task])) for task in shared.tasks]
+    return found
+
+
+def _changed(config: Config, name: str, changes: Iterable[str]) -> Config:
+    kept = [change for change in changes if not change.startswith("tasks=")]
+    try:
+        made = check_config(from_values(config.sections(), kept, config.source))
+        for change in changes:
+            if change.startswith("tasks="):
+                made = alone(made, [task.strip() for task in change.removeprefix("tasks=").split(",")])
+    except ConfigError as error:
+        raise ConfigError(f"--variant {name}: {error}") from None
+    return made
+
+
+def alone(config: Config, tasks: Collection[str]) -> Config:
+    """The config with only these tasks predicted, on the same images in the same order.
+
+    What names a task that is gone (`train.best`, and the sampling and the crops that favour it) is left out. A single
+    task needs no balancing.
+
+    Raises:
+        ConfigError: an unknown task.
+    """
+    for task in tasks:
+        if task not in config.tasks:
+            raise ConfigError(f"tasks: found {task!r}; expected some of {', '.join(config.tasks)}")
+    data, train = dict(config.data), dict(config.train)
+    for key in ("sampling", "augment"):
+        if isinstance(data.get(key), Mapping):
+            data[key] = _without(data[key], tasks)
+    if isinstance(data.get("augment"), Mapping) and data["augment"].get("rare"):
+        data["augment"] = {**data["augment"], "rare": _without(data["augment"]["rare"], tasks)}
+    if train.get("best", "").partition("/")[0] not in tasks:
+        train.pop("best", None)
+    described = {name: {**options, "predict": name in tasks} for name, options in config.tasks.items()}
+    balancing = config.balancing if len(tasks) > 1 else {"method": "equal"}
+    return replace(config, data=data, tasks=described, balancing=balancing, train=train)
+
+
+def _without(options: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any] | None:
+    """Options of a sampling or of crops without the tasks that are gone; None where they are about one of these."""
+    if options.get("task", next(iter(tasks))) not in tasks:
+        return None
+    least = options.get("minimum")
+    if isinstance(least, Mapping):
+        return {**options, "minimum": {task: number for task, number in least.items() if task in tasks}}
+    return dict(options)
