@@ -78,8 +78,15 @@ def test_resamples_draw_as_many_images_as_there_are(images: int, count: int, see
 
 
 def test_gains_by_hand() -> None:
-    new, old = np.array([0.6, 0.3, 1.0]), np.array([0.5, 0.4, 0.0])
-    np.testing.assert_allclose(gain(new, old, True), [20, -25, math.nan])
-    np.testing.assert_allclose(gain(new, old, False), [-20, 25, math.nan])
-    # the example of Maninis et al.'s equation 5: one task 20 % better, one whose error is 25 % smaller
-    assert mean_gain({"a": np.array([20.0]), "b": np.array([25.0])}) == pytest.approx([22.5])
+    new, old = np.array([[0.6, 0.3, 1.0], [0.8, 0.3, 1.0]]), np.array([[0.5, 0.4, 0.0], [0.3, 0.4, 0.0]])
+    # the old means are 0.4, 0.4 and 0
+    expected = np.array([[25, -25, math.nan], [125, -25, math.nan]])
+    np.testing.assert_allclose(gain(new, old, True), expected)
+    np.testing.assert_allclose(gain(new, old, False), -expected)
+    np.testing.assert_allclose(gain(new, old, True)[:, 0].mean(), 100 * (0.7 / 0.4 - 1))
+    # equation 5 of Maninis et al.: one task 20 % better, one whose error is 25 % smaller
+    gains = {
+        "a": gain(np.array([[0.6]]), np.array([[0.5]]), True),
+        "b": gain(np.array([[3.0]]), np.array([[4.0]]), False),
+    }
+    np.testing.assert_allclose(mean_gain(gains), [[22.5]])

@@ -80,16 +80,19 @@ def estimate(values: Float64[np.ndarray, "seeds rows"], images: int) -> Estimate
 
 
 def gain(
-    new: Float64[np.ndarray, "*shape"], old: Float64[np.ndarray, "*shape"], higher_is_better: bool
-) -> Float64[np.ndarray, "*shape"]:
-    """The relative change in per cent, positive for better; nan where the old value is 0 or either is undefined."""
+    new: Float64[np.ndarray, "seeds rows"], old: Float64[np.ndarray, "seeds rows"], higher_is_better: bool
+) -> Float64[np.ndarray, "seeds rows"]:
+    """The change of each seed in per cent of the old value's mean over the seeds, positive for better.
+
+    Its mean over the seeds is then the relative change of the means. nan where the old mean is 0 or a value undefined.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        change = 100 * (new - old) / np.abs(old)
+        change = 100 * (new - old) / np.abs(old.mean(0))
     change = np.where(np.isfinite(change), change, np.nan)
     return change if higher_is_better else -change
 
 
-def mean_gain(gains: Mapping[str, Float64[np.ndarray, "*shape"]]) -> Float64[np.ndarray, "*shape"]:
+def mean_gain(gains: Mapping[str, Float64[np.ndarray, "seeds rows"]]) -> Float64[np.ndarray, "seeds rows"]:
     """The mean over what is in `gains`, each in per cent and positive for better.
 
     Of the headline value of each task it is the Delta_m of Maninis et al., Attentive single-tasking of multiple tasks
