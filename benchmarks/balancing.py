@@ -19,7 +19,6 @@ It writes the tables to `--out` and the chart to `--chart`.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -30,8 +29,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
@@ -39,8 +37,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from balancing_arms import Cell
+from workers import Worker, working
 
 HERE = Path(__file__).parent
+ARMS = "balancing_arms.py"
 CELLS = {
     "3 ASPP heads": Cell("resnet18", "aspp", 3, 4, 144, 192),
     **{f"{n} light heads": Cell("resnet18", "light", n, 4, 144, 192) for n in (16, 8, 4, 2)},
@@ -78,49 +78,6 @@ def arms_of(cell: str) -> list[str]:
         *(f"torchjd/{PEERS[method]}" for method in peers),
         *(f"libmtl/{method}" for method in libmtl),
     ]
-
-
-class Worker:
-    """A script of this folder in an environment, which answers requests."""
-
-    def __init__(self, python: str | Path, script: str) -> None:
-        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-        self.process = subprocess.Popen(
-            [str(python), str(HERE / script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __call__(self, do: str, **request: object) -> dict:
-        assert self.process.stdin
-        assert self.process.stdout
-        print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"the worker ended on {do} {request}")
-        return json.loads(answer)
-
-    def must(self, do: str, **request: object) -> dict:
-        """Raises SystemExit where the worker could not."""
-        answer = self(do, **request)
-        if "error" in answer:
-            raise SystemExit(f"{do} {request}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-@contextmanager
-def working(python: str | Path | None, script: str = "balancing_arms.py") -> Iterator[Worker | None]:
-    worker = Worker(python, script) if python else None
-    try:
-        yield worker
-    finally:
-        if worker:
-            worker.close()
 
 
 def libmtl(environments: Path) -> Path | None:
@@ -183,7 +140,7 @@ def memory(pythons: Mapping[str, Path | str], cell: Cell, arms: Sequence[str]) -
     """Megabytes at the peak, of the process and above an empty one, each in a process of its own."""
     found = {}
     for arm in arms:
-        with working(pythons[arm.split("/")[0]]) as worker:
+        with working(pythons[arm.split("/")[0]], ARMS) as worker:
             assert worker
             worker.must("build", cell=asdict(cell), bf16=[False])
             found[arm] = worker.must("memory", arm=arm, bf16=False)
@@ -338,7 +295,7 @@ def main() -> None:
     theirs = libmtl(arguments.environments)
     pythons = {"floor": sys.executable, "segweave": sys.executable, "torchjd": sys.executable, "libmtl": theirs}
     results, parts, required, text = {}, [], [], ""
-    with working(sys.executable) as own, working(theirs) as other:
+    with working(sys.executable, ARMS) as own, working(theirs, ARMS) as other:
         assert own
         facts = own.must("facts")
         on_gpu = facts["device"] != "cpu"

@@ -1,13 +1,11 @@
 """One training step in many ways, on one network: the worker of `balancing.py`, in segweave's environment or LibMTL's.
 
-It reads a JSON object per line and answers each with one. It needs torch, torchvision and timm, and then what the arms
-it is asked for need.
+It needs torch, torchvision and timm, and then what the arms it is asked for need.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 import sys
@@ -25,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+from workers import serve
 
 KINDS = {"segment": 13, "depth": 1, "normal": 3}
 """The tasks of NYUv2 in the field's benchmarks, with the channels of their outputs."""
@@ -314,19 +314,5 @@ class Worker:
         return {"device": name, "bf16": bf16, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def main() -> None:
-    # what libraries print must not come between the answers
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:  # the other arms go on
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from methods import interval, made_by, processor, table, verdict
-
 from segweave import build, read_config
 from segweave.config import Config
 from segweave.tasks.class_weights import occurrence

@@ -36,7 +36,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from balancing import Check, interval, processor, table, working
+from balancing import Check, interval, processor, table
+from workers import working
 
 HERE = Path(__file__).parent
 OURS = ("segweave", "segweave, cache", "torchvision tensors", "torchvision PIL")

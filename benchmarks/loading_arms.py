@@ -1,7 +1,7 @@
 """Batches of augmented images and masks, from files by several libraries: the worker of `loading.py`.
 
-It reads a JSON object per line and answers each with one. It runs on one core, in segweave's environment or in that of
-albumentations, and imports what the arms it is asked for need.
+It runs on one core, in segweave's environment or in that of albumentations, and imports what the arms it is asked for
+need.
 
 Every arm makes float32 images in [0, 1], [b, 3, crop, crop], and uint8 masks [b, crop, crop], by the fastest of the
 library's own operators that do what is asked for: a square window of crop / scale pixels is cut and resized to the
@@ -11,16 +11,16 @@ brightness, contrast and saturation change by up to a quarter.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workers import serve
 
 SCALE, FLIP, COLOUR = (0.75, 1.5), 0.5, 0.25
 CHANGE = (1 - COLOUR, 1 + COLOUR)
@@ -175,16 +175,5 @@ class Worker:
         return {name: version(name) for name in packages}
 
 
-def main() -> None:
-    # what libraries print must not come between the answers
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = getattr(worker, request.pop("do"))(**request)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker)

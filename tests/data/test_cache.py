@@ -25,7 +25,7 @@ from segweave.config import from_values
 from segweave.data import FORMATS
 from segweave.data.augment import Augment, to_float
 from segweave.data.cache import Cached
-from segweave.data.dataset import Dataset
+from segweave.data.dataset import Dataset, Wrapper
 from segweave.data.folder import Folder
 from segweave.data.loader import Loader
 from segweave.errors import ConfigError, UnreadableError
@@ -39,32 +39,16 @@ from tiny import lines, steps, tiny
 DAMAGED = "cache: damaged entries, which were decoded again"
 
 
-class Counted(Dataset):
+class Counted(Wrapper):
     """Another data set, and how often each of its samples was decoded."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.ids = dataset.ids
+        super().__init__(dataset)
         self.decoded: list[int] = []
 
     def __getitem__(self, index: int) -> Sample:
         self.decoded.append(index)
-        sample = self.dataset[index]
-        self.notes.update(self.dataset.notes)
-        self.dataset.notes.clear()
-        return sample
-
-    def annotation(self, index: int, task: str) -> Tensor | None:
-        return self.dataset.annotation(index, task)
-
-    def labelled(self, task: str) -> int:
-        return self.dataset.labelled(task)
-
-    def file(self, index: int, task: str | None = None) -> Path | None:
-        return self.dataset.file(index, task)
-
-    def fingerprint(self) -> str:
-        return self.dataset.fingerprint()
+        return self.dataset[index]
 
 
 class Given(Dataset):

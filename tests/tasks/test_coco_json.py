@@ -102,10 +102,25 @@ def test_faults_of_a_coco_file_are_named(tmp_path: Path, parts: dict[str, Any], 
         Detection("objects", classes=["car", "person"]).read_all(write_coco(tmp_path / "a.json", **parts))
 
 
+def test_a_byte_order_mark_before_the_annotations_is_no_fault(tmp_path: Path) -> None:
+    detection = Detection("objects", classes=["car", "person"])
+    path = write_coco(tmp_path / "a.json")
+    plain = detection.read_all(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked = detection.read_all(path)
+    assert plain
+    assert marked
+    assert {name: reader().tolist() for name, reader in marked.items()} == {
+        name: reader().tolist() for name, reader in plain.items()
+    }
+
+
 def test_what_is_no_coco_file(tmp_path: Path) -> None:
     detection = Detection("objects", classes=["car", "person"])
+    with pytest.raises(DataError, match=r"a\.json: cannot be read .*; expected a JSON file"):
+        detection.read_all(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"images": [')
-    with pytest.raises(DataError, match=r"a\.json: not JSON"):
+    with pytest.raises(DataError, match=r"a\.json: found no JSON .*; expected a JSON file"):
         detection.read_all(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(DataError, match="expected COCO annotations"):

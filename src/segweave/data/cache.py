@@ -18,7 +18,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from segweave.atomic import sweep, whole_file
 from segweave.batch import Sample
-from segweave.data.dataset import Dataset
+from segweave.data.dataset import Dataset, Wrapper
 from segweave.errors import ConfigError
 from segweave.tasks.boxes import Boxes, wrapped
 from segweave.tasks.edge_map import EdgeMap
@@ -48,7 +47,7 @@ Files = list[list[int]] | None
 """Size and times of change of every file that an image is made of; None where one is missing."""
 
 
-class Cached(Dataset):
+class Cached(Wrapper):
     """Another data set, whose samples are decoded once and from then on mapped from files.
 
     Entries belong to one state of the data: its fingerprint, the options of the data and of the tasks that decide what
@@ -83,8 +82,7 @@ class Cached(Dataset):
     ) -> None:
         if not max_gb > 0:
             raise ConfigError(f"data.cache.max_gb: found {max_gb}; expected a number above 0")
-        self.dataset = dataset
-        self.ids = dataset.ids
+        super().__init__(dataset)
         self.folder = Path(folder).expanduser() if folder else _user_folder()
         self.max_gb = max_gb
         self._tasks = [task.name for task in tasks]
@@ -108,10 +106,6 @@ class Cached(Dataset):
             raise ConfigError(
                 f"data.cache.folder: {self.folder}: cannot be written ({error.strerror}); expected a folder of yours"
             ) from None
-
-    @cached_property
-    def notes(self) -> Counter[str]:
-        return self.dataset.notes
 
     def __getitem__(self, index: int) -> Sample:
         files = self._files(index)
@@ -177,29 +171,6 @@ class Cached(Dataset):
     def _close(self, why: str) -> None:
         self._closed = True
         self.notes[f"cache: {self.folder} {why}; images that are not in it are read from their files"] += 1
-
-    def image(self, index: int) -> Tensor:
-        return self.dataset.image(index)
-
-    def annotation(self, index: int, task: str) -> Tensor | None:
-        return self.dataset.annotation(index, task)
-
-    def labelled(self, task: str) -> int:
-        return self.dataset.labelled(task)
-
-    def has_label(self, index: int, task: str) -> bool:
-        return self.dataset.has_label(index, task)
-
-    @property
-    def sets(self) -> Mapping[str, range]:
-        return self.dataset.sets
-
-    @property
-    def splits(self) -> Sequence[str]:
-        return self.dataset.splits
-
-    def file(self, index: int, task: str | None = None) -> Path | None:
-        return self.dataset.file(index, task)
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from segweave import rasters
 from segweave.data.files import Label
-from segweave.data.layout import RASTERS, by_id, read_json
+from segweave.data.layout import RASTERS, by_id
 from segweave.data.published import Layer, Published, read_classes
 from segweave.errors import DataError
+from segweave.json_file import read_json
 from segweave.tasks.objects import objects_of
 
 _LABELS = (

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from segweave import rasters
 from segweave.data.files import Label
-from segweave.data.layout import RASTERS, by_id, read_json, without_suffix
+from segweave.data.layout import RASTERS, by_id, without_suffix
 from segweave.data.published import Layer, Published, read_classes
 from segweave.errors import DataError
+from segweave.json_file import read_json
 from segweave.tasks.task import Task
 
 _UNLABELLED, _OTHER = 255, 183

@@ -1,4 +1,4 @@
-"""What a data set is: samples by position, with stable ids."""
+"""What a data set is: samples by position, with stable ids; and what one is that wraps another."""
 
 from __future__ import annotations
 
@@ -85,6 +85,50 @@ class Dataset(ABC):
         """Kind by layer of data with these options of a config; None where nothing says which layers there are."""
         layers = options.get("tasks")
         return {layer: layer for layer in layers} if layers else None
+
+
+class Wrapper(Dataset):
+    """Another data set whose samples are made or kept otherwise: it answers all that a subclass does not.
+
+    What a format is asked for before there is any data, `default_classes` and `layers`, is its own.
+
+    Args:
+        dataset: it.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.ids = dataset.ids
+
+    @cached_property
+    def notes(self) -> Counter[str]:
+        return self.dataset.notes
+
+    def image(self, index: int) -> Tensor:
+        return self.dataset.image(index)
+
+    def annotation(self, index: int, task: str) -> Tensor | None:
+        return self.dataset.annotation(index, task)
+
+    def labelled(self, task: str) -> int:
+        return self.dataset.labelled(task)
+
+    def has_label(self, index: int, task: str) -> bool:
+        return self.dataset.has_label(index, task)
+
+    @property
+    def sets(self) -> Mapping[str, range]:
+        return self.dataset.sets
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return self.dataset.splits
+
+    def file(self, index: int, task: str | None = None) -> Path | None:
+        return self.dataset.file(index, task)
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
 
 
 def match_layers(tasks: Sequence[Task], layers: Mapping[str, str]) -> dict[str, str]:

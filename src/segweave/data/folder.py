@@ -75,7 +75,7 @@ class Folder(TaskFiles):
     ) -> None:
         super().__init__(root, "that holds the images", readers, bands)
         self.split = split
-        layers = dict(tasks) if tasks else {(task.source or task.name): (task.source or task.name) for task in readers}
+        layers = dict(tasks) if tasks else {(name := task.source or task.name): name for task in readers}
         self.layer = match_layers(readers, {layer: layer for layer in layers})
         self._table = Table(self.root, table) if table else None
         self._source = self._table.path if self._table else self.root
@@ -92,11 +92,10 @@ class Folder(TaskFiles):
                 why = shares.none_drawn(split, self._splits, pool)
             raise DataError(f"{self.root}: split {split!r} has no images; {why}")
         self._images = {id: pool[id] for id in self.ids}
-        labels: dict[str, dict[str, Label]] = {}
+        self._labels = {}
         for task in readers:
             found = self._find_labels(task, layers[self.layer[task.name]], pool)
-            labels[task.name] = {id: found[id] for id in self.ids if id in found}
-        self._labels = labels
+            self._labels[task.name] = {id: found[id] for id in self.ids if id in found}
 
     def _default_splits(self) -> dict[str, str | float]:
         """Sub-folders with the usual names; images of a table have none."""

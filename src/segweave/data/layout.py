@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import unicodedata
@@ -12,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from segweave.errors import ConfigError, DataError
 
@@ -201,16 +200,6 @@ def read_list(path: Path, pool: Mapping[str, Path]) -> tuple[list[str], list[str
     if not found:
         raise DataError(f"{path}: none of its {len(missing)} lines names an image; {examples(missing, pool, 'lines')}")
     return list(found), missing
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises DataError for a file that cannot be read, or is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: found no JSON ({error}); expected a JSON file") from None
 
 
 class Table:

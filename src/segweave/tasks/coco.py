@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float32
 
 from segweave.errors import DataError
+from segweave.json_file import read_json
 from segweave.tasks.boxes import Boxes
 from segweave.tasks.semantic import SUFFIXES
 from segweave.tasks.task import Prediction
@@ -56,7 +57,7 @@ def read_annotations(
     Raises:
         DataError: no JSON, a part that is missing, or a category outside the classes.
     """
-    content = _parse(path)
+    content = read_json(path)
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise DataError(f"{path}: expected COCO annotations, an object with images, annotations and categories")
     if not isinstance(content["annotations"], list):
@@ -145,15 +146,6 @@ def _rows(
     return rows, strays
 
 
-def _parse(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
-
-
 def _size(path: Path, image: Mapping[str, Any]) -> tuple[int, int]:
     sides = height, width = image.get("height"), image.get("width")
     if not all(
@@ -198,7 +190,7 @@ def read_results(
     Raises:
         DataError: no JSON, or an entry that lacks a part or has a category outside the classes.
     """
-    content = _parse(path)
+    content = read_json(path)
     entries, named = content, dict(images)
     rows: dict[str, list[list[float]]] = {}
     if isinstance(content, dict):

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from segweave.tasks.maps import DenseMap
+from segweave.tasks.maps import DenseMap, nearest
 
 
 class EdgeMap(DenseMap):
@@ -33,6 +33,6 @@ def _resize(value: EdgeMap, size: list[int], *_: Any, **__: Any) -> EdgeMap:
 def _along(edges: Bool[Tensor, "H W"], axis: int, length: int) -> Bool[Tensor, "h w"]:
     old = edges.shape[axis]
     if length >= old:
-        return edges.index_select(axis, (2 * torch.arange(length) + 1) * old // (2 * length))
+        return edges.index_select(axis, torch.from_numpy(nearest(old, length)))
     there = torch.zeros(length if axis == 0 else edges.shape[0], length if axis == 1 else edges.shape[1])
-    return there.index_add(axis, (2 * torch.arange(old) + 1) * length // (2 * old), edges.float()) > 0
+    return there.index_add(axis, torch.from_numpy(nearest(length, old)), edges.float()) > 0

@@ -25,13 +25,13 @@ Map = TypeVar("Map", bound=DenseMap)
 
 def _resize(value: Map, size: list[int], *_: Any, **__: Any) -> Map:
     plain = value.as_subclass(Tensor)
-    rows, columns = (_nearest(length, found) for length, found in zip(plain.shape[-2:], size, strict=True))
+    rows, columns = (nearest(length, found) for length, found in zip(plain.shape[-2:], size, strict=True))
     # NumPy gathers in a third of the time that torch takes
     source = plain.numpy() if plain.is_cpu else plain
     return torch.as_tensor(source[..., rows, :][..., columns]).as_subclass(type(value))
 
 
-def _nearest(length: int, found: int) -> np.ndarray:
+def nearest(length: int, found: int) -> np.ndarray:
     """Of `length` pixels in a row, those whose centres are nearest to the centres of `found` ones over the same way."""
     return (2 * np.arange(found) + 1) * length // (2 * found)
 

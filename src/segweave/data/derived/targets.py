@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from segweave import rasters
 from segweave.batch import Sample
-from segweave.data.dataset import Dataset
+from segweave.data.dataset import Dataset, Wrapper
 from segweave.data.derived import DERIVATIONS
 from segweave.data.derived.derivation import UNLABELLED, Derivation
 from segweave.errors import DataError
@@ -48,7 +46,7 @@ class Target:
         return f"{name} ({values})" if values else name
 
 
-class Derived(Dataset):
+class Derived(Wrapper):
     """A data set of any format and what is derived of its labels, as they are in the files: before any augmentation.
 
     An image has a derived label where it has that which it is made of.
@@ -60,25 +58,9 @@ class Derived(Dataset):
     """
 
     def __init__(self, dataset: Dataset, tasks: Sequence[str], targets: Sequence[Target]) -> None:
-        self.dataset = dataset
+        super().__init__(dataset)
         self.tasks = tasks
         self.targets = {target.task.name: target for target in targets}
-        self.ids = dataset.ids
-
-    @cached_property
-    def notes(self) -> Counter[str]:
-        return self.dataset.notes
-
-    @property
-    def sets(self) -> Mapping[str, range]:
-        return self.dataset.sets
-
-    @property
-    def splits(self) -> Sequence[str]:
-        return self.dataset.splits
-
-    def image(self, index: int) -> Tensor:
-        return self.dataset.image(index)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
