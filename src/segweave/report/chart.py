@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from segweave.report.history import Point, log_scale, smoothed, thinned, ticks
-from segweave.report.html import Html, escape, join, number, tag
+from segweave.report.html import Html, arrow, escape, join, number, tag
 from segweave.report.style import SERIES
 
 _WIDTH, _HEIGHT = 340, 190
@@ -18,16 +19,39 @@ POINTS = 240
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart; `points` are (step, value), finite, in the order of their steps."""
+    """A line of a chart.
+
+    Args:
+        points: (step, value), finite, in the order of their steps; without any, only its colour is taken.
+        each: fainter lines of the same colour behind it.
+    """
 
     name: str
     points: Sequence[Point]
+    each: Sequence[Sequence[Point]] = ()
 
 
-class _Frame:
-    """Where values lie in a chart."""
+class Frame:
+    """Where values lie in a chart.
 
-    def __init__(self, steps: Sequence[float], values: Sequence[float], log: bool = False, zero: bool = False) -> None:
+    Args:
+        steps, values: that have a place in it.
+        log: a logarithmic scale, where the values ask for one.
+        zero: 0 is among the values.
+        whole: only whole steps have a tick.
+        size: width and height.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[float],
+        values: Sequence[float],
+        log: bool = False,
+        zero: bool = False,
+        whole: bool = True,
+        size: tuple[int, int] = (_WIDTH, _HEIGHT),
+    ) -> None:
+        self.width, self.height, self.whole = *size, whole
         self.log = log and log_scale(values)
         self.first, self.last = min(steps), max(steps)
         low, high = min(values), max(values)
@@ -42,7 +66,7 @@ class _Frame:
 
     def x(self, step: float) -> float:
         share = (step - self.first) / (self.last - self.first) if self.last > self.first else 0.5
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + share * (self.width - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         value = min(max(value, self.low), self.high)
@@ -50,24 +74,24 @@ class _Frame:
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
             share = (value - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
 
     def axes(self) -> Html:
         parts = []
         values = ticks(self.low, self.high, self.log)
         for value, name in zip(values, labels(values), strict=True):
             y = f"{self.y(value):.1f}"
-            parts.append(tag("path", d=f"M{_LEFT} {y}H{_WIDTH - _RIGHT}", class_="grid"))
+            parts.append(tag("path", d=f"M{_LEFT} {y}H{self.width - _RIGHT}", class_="grid"))
             parts.append(tag("text", name, x=_LEFT - 6, y=f"{float(y) + 4:.1f}", text_anchor="end"))
-        steps = [step for step in ticks(self.first, self.last, most=4) if step == int(step)]
+        steps = [step for step in ticks(self.first, self.last, most=4) if step == int(step) or not self.whole]
         for step, name in zip(steps, labels(steps), strict=True):
             x = self.x(step)
-            edge = "end" if x > _WIDTH - 30 else "middle"
-            parts.append(tag("text", name, x=f"{x:.1f}", y=_HEIGHT - 7, text_anchor=edge))
-        base = _HEIGHT - _BOTTOM
-        parts.append(tag("path", d=f"M{_LEFT} {base}H{_WIDTH - _RIGHT}", class_="axis"))
+            edge = "end" if x > self.width - 30 else "middle"
+            parts.append(tag("text", name, x=f"{x:.1f}", y=self.height - 7, text_anchor=edge))
+        base = self.height - _BOTTOM
+        parts.append(tag("path", d=f"M{_LEFT} {base}H{self.width - _RIGHT}", class_="axis"))
         if not self.log and self.low < 0 < self.high:
-            parts.append(tag("path", d=f"M{_LEFT} {self.y(0.0):.1f}H{_WIDTH - _RIGHT}", class_="axis"))
+            parts.append(tag("path", d=f"M{_LEFT} {self.y(0.0):.1f}H{self.width - _RIGHT}", class_="axis"))
         return join(parts)
 
     def path(self, points: Sequence[Point], colour: str, class_: str | None = None, dashed: bool = False) -> Html:
@@ -101,7 +125,7 @@ def training_chart(title: str, points: Sequence[Point], most: int = POINTS, exac
     # single outliers must not flatten everything else
     ordered = sorted(value for _, value in points)
     cut = len(ordered) // 100
-    frame = _Frame([step for step, _ in points], ordered[cut : len(ordered) - cut], log=not exact)
+    frame = Frame([step for step, _ in points], ordered[cut : len(ordered) - cut], log=not exact)
     drawn = join(
         [
             "" if exact else frame.path(thinned(points, most), "series1", "raw"),
@@ -116,30 +140,33 @@ def training_chart(title: str, points: Sequence[Point], most: int = POINTS, exac
 def validation_chart(title: str, points: Sequence[Point], higher_is_better: bool, most: int = POINTS) -> Html:
     """A metric at each validation, with the best of them marked."""
     best = (max if higher_is_better else min)(points, key=lambda point: point[1])
-    frame = _Frame([step for step, _ in points], [value for _, value in points])
+    frame = Frame([step for step, _ in points], [value for _, value in points])
     drawn = [frame.path(thinned(points, most), "series1")]
     if len(points) <= 40:
         drawn.append(frame.dots(points, "series1", 2.5))
     drawn.append(frame.dots([best], "series2", 4.5))
     words = f"{_from_to(points, points)} Best {number(best[1])} at step {number(int(best[0]))}."
-    arrow = "↑" if higher_is_better else "↓"
-    return _chart(f"{title} {arrow}", f"best {number(best[1])}", frame, join(drawn), words)
+    return _chart(f"{title} {arrow(higher_is_better)}", f"best {number(best[1])}", frame, join(drawn), words)
 
 
-def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int = POINTS) -> Html:
+def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int = POINTS, exact: bool = False) -> Html:
     """Several values of every step in one frame, each by its running mean, with their names and last values below.
 
     Args:
         zero: 0 is in the frame, so that heights can be compared.
         most: points of each line.
+        exact: the points themselves in place of their running mean.
     """
-    means = [smoothed(line.points) for line in lines]
-    everything = [point for points in means for point in points]
-    frame = _Frame([step for step, _ in everything], [value for _, value in everything], zero=zero)
+    means = [list(line.points) if exact else smoothed(line.points) for line in lines]
+    everything = [point for line, points in zip(lines, means, strict=True) for point in chain(points, *line.each)]
+    frame = Frame([step for step, _ in everything], [value for _, value in everything], zero=zero)
     drawn, entries, words = [], [], []
     for place, (line, points) in enumerate(zip(lines, means, strict=True)):
+        if not points:
+            continue
         # every other line is dashed, so that equal ones are seen through each other
         colour, dashed = f"series{place % SERIES + 1}", place % 2 == 1
+        drawn += [frame.path(thinned(one, most), colour, "raw") for one in line.each]
         drawn.append(frame.path(thinned(points, most), colour, dashed=dashed))
         drawn.append(frame.dots(points, colour, 3) if len(points) == 1 else "")
         look = "line dashed" if dashed else "line"
@@ -177,7 +204,7 @@ def _from_to(points: Sequence[Point], means: Sequence[Point]) -> str:
     )
 
 
-def _chart(title: str, value: str, frame: _Frame, drawn: Html, words: str, below: Html | None = None) -> Html:
+def _chart(title: str, value: str, frame: Frame, drawn: Html, words: str, below: Html | None = None) -> Html:
     scale = " Logarithmic scale." if frame.log else ""
     picture = tag(
         "svg",

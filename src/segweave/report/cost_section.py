@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from segweave.report.html import Content, Html, bar, join, paragraph, quantity, table, tag
 
-_COLUMNS = {
+COLUMNS = {
     "parameters": ("parameters", ""),
     "macs": ("multiply-adds", ""),
     "milliseconds": ("latency", "ms"),
@@ -26,38 +27,40 @@ def cost_section(cost: Mapping[str, Any] | None, missing: str) -> Html:
         return paragraph(f"Not measured: {missing}")
     height, width = cost["size"]
     where = f"One image of {width} x {height} pixels on {cost['device']}, {cost['threads']} threads, forward pass only."
-    rows = [[row["part"], *_values(row)] for row in cost["parts"]]
-    rows.append([tag("b", "whole network"), *_values(cost["shared"])])
-    rows += [[f"separate network for {task}", *_values(row)] for task, row in cost["separate"].items()]
-    rows.append([tag("b", "all separate networks"), *_values(cost["separate_sum"])])
-    shown = table(["", *(name for name, _ in _COLUMNS.values())], rows, where, numeric=range(1, 5))
+    rows = [[row["part"], *cost_values(row)] for row in cost["parts"]]
+    rows.append([tag("b", "whole network"), *cost_values(cost["shared"])])
+    rows += [[f"separate network for {task}", *cost_values(row)] for task, row in cost["separate"].items()]
+    rows.append([tag("b", "all separate networks"), *cost_values(cost["separate_sum"])])
+    shown = table(["", *(name for name, _ in COLUMNS.values())], rows, where, numeric=range(1, 5))
     words = paragraph(
         "Multiply-adds are those of convolutions, matrix products and attention. Each part was measured alone, so that "
         "latencies and peaks of the parts need not add up to the whole's.",
         soft=True,
     )
-    return join([_sentence(cost), _comparison(cost), tag("h3", "Parts and networks"), shown, words])
+    comparison = sharing(cost["shared"], cost["separate_sum"], len(cost["separate"]))
+    return join([comparison, tag("h3", "Parts and networks"), shown, words])
 
 
-def _values(row: Mapping[str, Any]) -> list[Content]:
-    return [_value(key, row[key]) for key in _COLUMNS]
+def cost_values(row: Mapping[str, Any]) -> list[Content]:
+    """The numbers of a row of `cost_table` in words, in the order of `COLUMNS`."""
+    return [_value(key, row[key]) for key in COLUMNS]
 
 
 def _value(key: str, value: float) -> str:
-    unit = _COLUMNS[key][1]
-    return (
-        quantity(value)
-        if not unit
-        else f"{value:,.0f} {unit}"
-        if value >= 1000
-        else f"{value:#.3g}".removesuffix(".") + f" {unit}"
-    )
+    unit = COLUMNS[key][1]
+    if not unit or math.isnan(value):
+        return quantity(value)
+    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:#.3g}".removesuffix(".") + f" {unit}"
 
 
-def _sentence(cost: Mapping[str, Any]) -> Html:
-    shared, apart, count = cost["shared"], cost["separate_sum"], len(cost["separate"])
+def sharing(shared: Mapping[str, Any], apart: Mapping[str, Any], count: int) -> Html:
+    """One shared network against the sum of `count` separate ones, in a sentence and in bars."""
     if count < 2:
         return paragraph("With a single task there is nothing to share.")
+    return join([_sentence(shared, apart, count), _bars(shared, apart)])
+
+
+def _sentence(shared: Mapping[str, Any], apart: Mapping[str, Any], count: int) -> Html:
     time, size = (shared[key] / apart[key] for key in ("milliseconds", "parameters"))
     one, many = (_value("milliseconds", row["milliseconds"]) for row in (shared, apart))
     return paragraph(
@@ -70,15 +73,11 @@ def _sentence(cost: Mapping[str, Any]) -> Html:
     )
 
 
-def _comparison(cost: Mapping[str, Any]) -> Html:
-    if len(cost["separate"]) < 2:
-        return Html()
+def _bars(shared: Mapping[str, Any], apart: Mapping[str, Any]) -> Html:
     rows = []
-    for key, (name, _) in _COLUMNS.items():
-        shared, apart = cost["shared"][key], cost["separate_sum"][key]
-        most = max(shared, apart) or 1
-        one = bar(shared / most, _value(key, shared))
-        rows.append(
-            [name, one, bar(apart / most, _value(key, apart), second=True), f"{shared / apart:.2f}" if apart else "–"]
-        )
+    for key, (name, _) in COLUMNS.items():
+        one, many = shared[key], apart[key]
+        most = max(one, many) or 1
+        bars = bar(one / most, _value(key, one)), bar(many / most, _value(key, many), second=True)
+        rows.append([name, *bars, f"{one / many:.2f}" if many else "–"])
     return table(["", "shared", "separate", "shared / separate"], rows, "One network against one per task", numeric=[3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
@@ -66,6 +66,15 @@ class Gallery:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class PictureRow:
+    """An image, and by task the pictures of it with the names of their columns, such as `truth` and two networks'."""
+
+    id: str
+    image: UInt8[Tensor, "3 H W"]
+    shown: Sequence[tuple[str, Sequence[tuple[str, Picture]]]]
+
+
 def gallery_html(gallery: Gallery, most: int) -> Html:
     """The examples in their groups, below switches for the task and the layer.
 
@@ -123,9 +132,17 @@ def _rules(tasks: Sequence[str]) -> Html:
 
 
 def _swatches(gallery: Gallery, task: str, place: int) -> Html:
-    """The names of all colours in a task's pictures."""
     shown = [one for example in gallery.examples for one in example.shown if one.task == task]
     pictures = [picture for one in shown for picture in (one.truth, one.prediction, one.error) if picture]
+    return swatches(task, pictures, place)
+
+
+def swatches(task: str, pictures: Iterable[Picture], place: int | None = None) -> Html:
+    """The names of all colours in a task's pictures.
+
+    Args:
+        place: of the task among those of a switch.
+    """
     named: dict[tuple[int, int, int], dict[str, None]] = {}
     for picture in pictures:
         for name, colour in picture.entries:
@@ -148,16 +165,12 @@ def _example(example: Example, tasks: Sequence[str], most: int) -> Html:
     scores = " · ".join(f"{task} {metric} {number(value, 3)}" for task, metric, value in example.scores)
     caption = join([tag("b", example.id), tag("span", scores, class_="soft")])
     alt = f"Validation image {example.id}"
-    layers = [_layer(image(example.image, alt, most), "Image", Html(), "image")]
+    layers = [layer(Picture(example.image), "Image", alt, most, "image")]
     for shown in example.shown:
-        for layer, picture in (("truth", shown.truth), ("prediction", shown.prediction), ("error", shown.error)):
-            content, bar = tag("div", f"No label of {shown.task} for this image", class_="none"), Html()
-            if picture is not None:
-                alt = f"{example.id}: {_WORDS[layer]} {shown.task}{in_words(picture.entries, picture.bar)}"
-                content = image(picture.pixels, alt, most)
-                bar = ramp(*picture.bar, picture.colours) if picture.bar else bar
-            name = f"{_LAYERS[layer]}, {shown.task}"
-            layers.append(_layer(content, name, bar, layer, tasks.index(shown.task)))
+        missing = f"No label of {shown.task} for this image"
+        for kind, picture in (("truth", shown.truth), ("prediction", shown.prediction), ("error", shown.error)):
+            name, alt = f"{_LAYERS[kind]}, {shown.task}", f"{example.id}: {_WORDS[kind]} {shown.task}"
+            layers.append(layer(picture, name, alt, most, kind, tasks.index(shown.task), missing))
     said = [join([tag("b", one.task), f": {one.prediction}", _verdict(one)]) for one in example.said]
     words = tag("ul", join(tag("li", line) for line in said), class_="said") if said else ""
     body = [tag("figcaption", caption), tag("div", join(layers), class_="layers"), words]
@@ -176,6 +189,63 @@ def _verdict(said: Said) -> Html:
     return join([f" · truth: {said.truth} · ", tag("span", said.verdict, class_=mark)])
 
 
-def _layer(content: Html, caption: str, below: Html, layer: str, task: int | None = None) -> Html:
-    body = tag("figcaption", join([caption, below]))
-    return tag("figure", join([content, body]), class_="layer", data_layer=layer, data_task=task)
+def layer(
+    picture: Picture | None,
+    caption: str,
+    alt: str,
+    most: int,
+    kind: str | None = None,
+    task: int | None = None,
+    missing: str = "",
+) -> Html:
+    """A picture with its caption and its bar of colours.
+
+    Args:
+        alt: what it shows; its legend is added.
+        most: characters that it may take.
+        kind, task: what switches find it by.
+        missing: what stands in its place where there is none.
+    """
+    if picture is None:
+        content, below = tag("div", missing, class_="none"), Html()
+    else:
+        content = image(picture.pixels, f"{alt}{in_words(picture.entries, picture.bar)}", most)
+        below = ramp(*picture.bar, picture.colours) if picture.bar else Html()
+    body = join([content, tag("figcaption", join([caption, below]))])
+    return tag("figure", body, class_="layer", data_layer=kind, data_task=task)
+
+
+def grid_html(tasks: Sequence[str], rows: Sequence[PictureRow], most: int) -> Html:
+    """Each image, and beside it a line of pictures for each task below the names of their columns.
+
+    Args:
+        most: characters that all pictures together may take.
+    """
+    if not rows:
+        return paragraph("There are no pictures.", soft=True)
+    columns = list(dict.fromkeys(column for row in rows for _, shown in row.shown for column, _ in shown))
+    each = min(90_000, most // (len(rows) + sum(len(shown) for row in rows for _, shown in row.shown)))
+    colours = []
+    for task in tasks:
+        drawn = [picture for row in rows for name, shown in row.shown if name == task for _, picture in shown]
+        colours.append(swatches(task, drawn))
+    return join([*colours, tag("div", join(_grid(row, columns, each) for row in rows), class_="examples")])
+
+
+def _grid(row: PictureRow, columns: Sequence[str], most: int) -> Html:
+    # what the heads say, `alt` says to readers aloud
+    heads = join(tag("span", column, class_="head", aria_hidden="true") for column in columns)
+    lines = [heads]
+    for task, shown in row.shown:
+        known = dict(shown)
+        lines.append(
+            join(
+                layer(known.get(column), task, f"{row.id}: {task}, {column}", most, missing=f"No {column} of {task}")
+                for column in columns
+            )
+        )
+    head = tag("span", "image", class_="head", aria_hidden="true")
+    whole = tag("div", join([head, layer(Picture(row.image), "", f"Image {row.id}", most)]))
+    beside = tag("div", join(tag("div", line, class_="across") for line in lines))
+    body = [tag("figcaption", tag("b", row.id)), tag("div", join([whole, beside]), class_="against")]
+    return tag("figure", join(body), class_="example")

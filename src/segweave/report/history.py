@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 Point = tuple[float, float]
@@ -100,6 +101,13 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
         total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
         means.append((step, total / weight))
     return means
+
+
+def mean_line(lines: Sequence[Sequence[Point]]) -> list[Point]:
+    """The mean of several lines at the steps that all of them have; empty without lines."""
+    found = [dict(line) for line in lines]
+    steps = [step for step in (found[0] if found else ()) if all(step in line for line in found)]
+    return [(step, fmean(line[step] for line in found)) for step in steps]
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:

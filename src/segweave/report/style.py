@@ -95,6 +95,7 @@ list-style:none}
 .card p.big{color:var(--ink);font-size:2.1rem;font-weight:650;line-height:1.2;letter-spacing:-.02em;margin:.15rem 0 0}
 .card .big small{font-size:.95rem;font-weight:500;letter-spacing:0;color:var(--soft)}
 .card p{margin:.1rem 0 0;font-size:.92rem;color:var(--soft)}
+.card p.verdict{color:var(--ink);margin-top:.35rem}
 .scroll{overflow-x:auto;max-width:100%;margin:.5rem 0 1rem}
 table{border-collapse:collapse;font-size:.93rem;min-width:min(100%,20rem)}
 .caption{color:var(--soft);font-size:.93rem;margin:.9rem 0 0}
@@ -104,6 +105,9 @@ th,td{padding:.34rem .7rem;text-align:left;border-bottom:1px solid var(--line);v
 thead th{color:var(--soft);font-weight:600;border-bottom:1px solid var(--edge);vertical-align:bottom}
 tbody th{font-weight:500}
 td.number,th.number{text-align:right;white-space:nowrap}
+.variant{display:block;min-width:6.5rem}td code{white-space:nowrap}
+.tight .bar i{width:clamp(2.5rem,5vw,3.6rem)}.tight th.number{white-space:normal}
+td small{display:block;color:var(--soft);font-size:.86em;font-weight:400}
 tr.group th{padding-top:.9rem;font-weight:650}
 .bar{display:inline-flex;align-items:center;gap:.6rem;white-space:nowrap}
 .bar i{display:inline-block;width:clamp(4rem,16vw,11rem);height:.62rem;border-radius:3px;background:var(--line);
@@ -133,6 +137,11 @@ margin:.4rem 0 1rem}
 .chart .grid{stroke:var(--line);stroke-width:1;fill:none}.chart .axis{stroke:var(--edge);stroke-width:1}
 .chart path{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .chart path.raw{stroke-width:1;opacity:.38}
+.chart.pareto{max-width:31rem}.pareto .front{stroke:var(--edge);stroke-dasharray:4 4}
+.pareto path.interval,.pareto path.lead-line,.pareto path.front{stroke-width:1.2}
+.pareto path.lead-line{stroke:var(--edge);stroke-width:.8}.pareto circle{stroke-width:1.8}
+.pareto .name{fill:var(--ink);paint-order:stroke;stroke:var(--panel);stroke-width:3px;stroke-linejoin:round}
+.pareto .axis-name{margin:0 0 .4rem;text-align:right;color:var(--soft);font-size:.9rem}
 .key{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.05rem;margin:.35rem 0;padding:0;font-size:.9rem;
 color:var(--soft)}
 .key li{display:inline-flex;align-items:center;gap:.4rem}
@@ -170,6 +179,9 @@ padding:.6rem 0;border-bottom:1px solid var(--line)}
 .example>figcaption{margin:0 0 .35rem;color:var(--ink)}
 .example>figcaption .soft{margin-left:.5rem}
 .layers{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:.6rem}
+.against{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,3fr);gap:.6rem}
+.across{display:grid;grid-auto-flow:column;grid-auto-columns:minmax(0,1fr);gap:.6rem;margin-bottom:.6rem}
+.against .head{display:block;font-weight:600;font-size:.9rem}.against .across:first-child{margin:0}
 .layer figcaption{font-size:.85rem;margin-top:.2rem}
 .layer img{width:100%;border-radius:6px;background:var(--raised)}
 .layer .none{display:grid;place-items:center;min-height:5rem;border:1px dashed var(--edge);border-radius:6px;
@@ -180,6 +192,7 @@ color:var(--soft);font-size:.88rem;padding:.5rem;text-align:center}
 header,main,footer{padding-left:.8rem;padding-right:.8rem}
 section{padding:1rem .85rem;border-radius:12px}
 .layers{grid-template-columns:repeat(2,minmax(0,1fr))}
+.against{grid-template-columns:minmax(0,1fr)}.against>:first-child{max-width:60%}.across{gap:.4rem}
 dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}
 th,td{padding:.32rem .45rem}
 .switches{gap:.4rem 1rem}.switch label,button{padding:.36rem .6rem}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from segweave.report.gradients import gradients_section
 from segweave.report.history import History
 from segweave.report.html import (
     Html,
+    arrow,
     code,
     details,
     document,
@@ -97,12 +98,21 @@ class TrainingRun:
 
 
 def training_page(run: TrainingRun) -> str:
-    """The page, smaller than `LARGEST` bytes: where it is not, its pictures get smaller."""
+    """The page, smaller than `LARGEST` bytes."""
+    return fitted(lambda pictures: _page(run, pictures))
+
+
+def fitted(page: Callable[[int], str]) -> str:
+    """A page smaller than `LARGEST` bytes: where it is not, its pictures get smaller.
+
+    Args:
+        page: makes it, with at most so many characters for all pictures.
+    """
     pictures = _PICTURES
     while True:
-        page = _page(run, pictures)
-        if len(page.encode()) < LARGEST or pictures < 10_000:
-            return page
+        text = page(pictures)
+        if len(text.encode()) < LARGEST or pictures < 10_000:
+            return text
         pictures //= 2
 
 
@@ -115,14 +125,10 @@ def _page(run: TrainingRun, pictures: int) -> str:
         "weights": ("Weight of each task", [_weights(run)]),
         "gradients": ("Task gradients", [gradients_section([task.name for task in run.tasks], run.history)]),
         "cost": ("Cost", [cost_section(run.cost, run.cost_missing)]),
-        "again": ("How it was made", [_again(run)]),
+        "again": ("How it was made", [again(run.command, run.facts, run.config)]),
     }
     body = join(section(id, title, *content) for id, (title, content) in parts.items())
     return document(run.name, body, run.lead, {id: title for id, (title, _) in parts.items()})
-
-
-def _arrow(higher: bool) -> str:
-    return "↑" if higher else "↓"
 
 
 def _cards(run: TrainingRun) -> Html:
@@ -133,7 +139,7 @@ def _cards(run: TrainingRun) -> Html:
         if task.measured:
             unit = tag("small", f" {task.unit}") if task.unit else ""
             value = tag("p", join([number(task.values[task.headline]), unit]), class_="big")
-            words = f"{task.headline} {_arrow(higher)} {'higher' if higher else 'lower'} is better"
+            words = f"{task.headline} {arrow(higher)} {'higher' if higher else 'lower'} is better"
         else:
             value = tag("p", "–", class_="big")
             words = f"{task.headline}: no validation image has a label that defines it"
@@ -151,7 +157,7 @@ def _metrics(run: TrainingRun) -> Html:
         for key, higher in task.better.items():
             value = task.values.get(key, math.nan)
             if not (value == 0 and not higher and key != task.headline):  # shares of nothing that went wrong
-                rows.append([f"{key}\u00a0{_arrow(higher)}", value, last.get(f"{task.name}/{key}")])
+                rows.append([f"{key}\u00a0{arrow(higher)}", value, last.get(f"{task.name}/{key}")])
         origin = f": {task.origin}" if task.origin else ""
         tables.append(table([task.name, "best", "last"], rows, f"Metrics of {task.name}{origin}"))
     words = (
@@ -265,16 +271,16 @@ def _classes(tasks: Sequence[TaskResult]) -> Html:
     return join(parts)
 
 
-def _again(run: TrainingRun) -> Html:
-    config = run.config
+def again(command: str, known: Mapping[str, str], config: str) -> Html:
+    """The command that trains the same again, facts about the run, and its config, shortened where it is very long."""
     if len(config) > _CONFIG:
         config = config[:_CONFIG] + "\n# ... the rest is in config.yaml of the run\n"
     return join(
         [
             tag("h3", "Command"),
-            code(run.command, "Command that trains this again"),
+            code(command, "Command that trains this again"),
             tag("h3", "Facts"),
-            facts(run.facts),
+            facts(known),
             tag("h3", "Config"),
             code(config, "Configuration in YAML"),
         ]

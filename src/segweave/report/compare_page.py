@@ -1,0 +1,398 @@
+"""`compare.html`: whether sharing one network among the tasks was worth it, what it cost, and how that was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from segweave.estimates import LEVEL, SEPARATE, SHARED, Estimate
+from segweave.report.chart import Line, lines_chart
+from segweave.report.cost_section import COLUMNS, cost_values, sharing
+from segweave.report.gallery import PictureRow, grid_html
+from segweave.report.history import Point, mean_line
+from segweave.report.html import (
+    Content,
+    Html,
+    arrow,
+    details,
+    document,
+    duration,
+    join,
+    notes,
+    number,
+    paragraph,
+    section,
+    table,
+    tag,
+)
+from segweave.report.pareto import Spot, pareto_chart
+from segweave.report.style import SERIES
+from segweave.report.train_page import again, fitted
+
+_OVER_TASKS, _OVER_METRICS = "Δm over tasks", "Δm % over metrics"
+_ENOUGH = 5
+"""Seeds from which on the page does not warn of their small number."""
+_ZERO = Estimate(0.0, math.nan, math.nan, (), math.nan)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A task of the comparison.
+
+    Args:
+        name, kind: of the task.
+        headline, unit: key of the value that stands for it, and its unit.
+        better: every key of the metric, with whether a higher value is better.
+        labelled: measured images with a label for it.
+        origin: how its labels came about where nobody annotated them.
+    """
+
+    name: str
+    kind: str
+    headline: str
+    unit: str
+    better: Mapping[str, bool]
+    labelled: int
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train, over all seeds.
+
+    Args:
+        name: `separate` (one network per task), `multi-task` (the config), or a variant's own.
+        tasks: that it was trained for.
+        changes: to the config, such as `balancing.method=upgrad`.
+        values: by task and key of its metric, on the measured split.
+        gains: by task and key, the change against `separate` in per cent, positive for better; empty for `separate`
+            itself and where there are no separate networks.
+        by_tasks: mean over the tasks of the gains of their headlines, in per cent; higher is better.
+        by_metrics: mean over the metrics of the gains with their sign changed, in per cent; lower is better.
+        seconds: of training, by seed; the sum over the networks.
+        cost: parameters, macs, milliseconds and peak_megabytes, as `cost_table` gives them for a network or for the
+            sum of separate ones; nan for what was not measured.
+        curves: by task, a line of (step, headline on the validation images) per seed.
+        steps: of the optimizer, in each network.
+        networks: that answer all tasks together.
+    """
+
+    name: str
+    tasks: Sequence[str]
+    changes: Sequence[str]
+    values: Mapping[str, Mapping[str, Estimate]]
+    gains: Mapping[str, Mapping[str, Estimate]]
+    by_tasks: Estimate | None
+    by_metrics: Estimate | None
+    seconds: Sequence[float]
+    cost: Mapping[str, float] | None
+    curves: Mapping[str, Sequence[Sequence[Point]]]
+    steps: int
+    networks: int = 1
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Everything that the page tells, as plain values.
+
+    Args:
+        name: of the comparison.
+        lead: one line about it.
+        tasks: in the network's order.
+        variants: in the order of their columns and colours; `multi-task` is among them.
+        seeds: that each variant was trained with.
+        split, images: that were measured.
+        resamples: of the images, for the intervals.
+        checkpoint: which weights were measured, and on what split they were picked.
+        budget: what is equal among the variants.
+        cost_where: size, device and threads of the measured costs.
+        pictures: example images.
+        command: that compares the same again.
+        facts: versions, device, data and the like.
+        config: YAML.
+        notes: what a reader should know before the numbers.
+    """
+
+    name: str
+    lead: str
+    tasks: Sequence[Compared]
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    split: str
+    images: int
+    resamples: int
+    checkpoint: str
+    budget: str
+    cost_where: str
+    pictures: Sequence[PictureRow]
+    command: str
+    facts: Mapping[str, str]
+    config: str
+    notes: Sequence[str] = ()
+
+    @property
+    def shared(self) -> Variant:
+        return next(variant for variant in self.variants if variant.name == SHARED)
+
+    @property
+    def separate(self) -> Variant | None:
+        return next((variant for variant in self.variants if variant.name == SEPARATE), None)
+
+
+def verdict(task: Compared, variant: Variant, seeds: int, separate: Variant | None = None) -> str:
+    """Whether sharing helped a task, in one plain sentence.
+
+    It helped where the interval of the headline's gain lies above 0 and hurt where it lies below.
+
+    Args:
+        variant: that shares.
+        seeds: how many there were.
+        separate: whose value the sentence begins with, where it is given.
+    """
+    gain = variant.gains.get(task.name, {}).get(task.headline)
+    if gain is None:
+        return f"Sharing was not measured for {task.name}: no separate network was trained for it."
+    ends = [number(one.values[task.name][task.headline].mean, 3) for one in (separate, variant) if one]
+    change = f"{task.headline} {' -> '.join(ends)} {task.unit}".rstrip()
+    change += "" if task.better[task.headline] else " (lower is better)"
+    if math.isnan(gain.mean):
+        return f"Whether sharing helped {task.name} is not known: {change}, which gives no relative change."
+    change += f", gain {_percent(gain.mean)} %"
+    if math.isnan(gain.low):
+        return f"Whether sharing helped {task.name} cannot be told from so few seeds and images: {change}."
+    what = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no measurable difference for"
+    return f"Sharing {what} {task.name}: {change} ({_certainty(gain)}, {_seeds(seeds)})."
+
+
+def comparison_page(result: ComparisonResult) -> str:
+    """The page, smaller than `train_page.LARGEST` bytes."""
+    return fitted(lambda pictures: _page(result, pictures))
+
+
+def _page(result: ComparisonResult, pictures: int) -> str:
+    parts = {
+        "worth": ("Is sharing worth it?", [_worth(result), notes(result.notes)]),
+        "results": ("Results", [_results(result), _variants(result)]),
+        "cost": ("Accuracy against cost", [_costs(result)]),
+        "curves": ("Curves", [_curves(result)]),
+        "pictures": ("Pictures", [grid_html([task.name for task in result.tasks], result.pictures, pictures)]),
+        "again": ("How it was made", [_how(result), again(result.command, result.facts, result.config)]),
+    }
+    body = join(section(id, title, *content) for id, (title, content) in parts.items())
+    return document(result.name, body, result.lead, {id: title for id, (title, _) in parts.items()})
+
+
+def _percent(value: float) -> str:
+    """With its sign, which a value near 0 keeps by one more digit."""
+    return "–" if math.isnan(value) else f"{value:+z.{2 if 0.005 <= abs(value) < 0.05 else 1}f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "no interval" if math.isnan(low) else f"{_percent(low)} to {_percent(high)} %"
+
+
+def _p(p: float) -> str:
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _certainty(gain: Estimate) -> str:
+    if math.isnan(gain.low):
+        return "no interval"
+    return f"{100 * LEVEL:.0f} % interval {_interval(gain.low, gain.high)}, p {_p(gain.p)}"
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _toned(gain: Estimate, text: str, turned: bool = False) -> Html:
+    """In the colour of good or bad where the interval leaves no doubt."""
+    up, down = ("bad", "good") if turned else ("good", "bad")
+    return tag("span", text, class_=up if gain.low > 0 else down if gain.high < 0 else None)
+
+
+def _worth(result: ComparisonResult) -> Html:
+    shared = result.shared
+    parts = [tag("ul", join(_card(result, task) for task in result.tasks), class_="cards"), tag("h3", "On the whole")]
+    if shared.by_tasks is None or shared.by_metrics is None:
+        return join([*parts, paragraph("Without separate networks there is nothing to measure sharing against.")])
+    over_tasks = (
+        "Mean over the tasks of the relative gain of each one's headline against its separate network (Maninis et al. "
+        "2019, equation 5). Higher is better: above 0, the shared network does better."
+    )
+    over_metrics = (
+        "Mean over all metrics of their relative change, positive for worse (Navon et al. 2022, section 6). Lower is "
+        "better: below 0, the shared network does better."
+    )
+    cards = [
+        _delta(f"{_OVER_TASKS} ↑", shared.by_tasks, over_tasks, turned=False),
+        _delta(f"{_OVER_METRICS} ↓", shared.by_metrics, over_metrics, turned=True),
+    ]
+    parts.append(tag("ul", join(cards), class_="cards"))
+    if len(result.seeds) < _ENOUGH:
+        few = f"Intervals from {_seeds(len(result.seeds))} are wide, and a small budget is small evidence"
+        parts.append(paragraph(few, ": longer training may turn a result round."))
+    return join(parts)
+
+
+def _card(result: ComparisonResult, task: Compared) -> Html:
+    gain = result.shared.gains.get(task.name, {}).get(task.headline)
+    heading = tag("h3", join([task.name, tag("span", f" · {task.kind}", class_="soft")]))
+    big = "–" if gain is None or math.isnan(gain.mean) else _toned(gain, f"{_percent(gain.mean)} %")
+    origin = [tag("p", tag("strong", task.origin))] if task.origin else []
+    words = verdict(task, result.shared, len(result.seeds), result.separate)
+    words = words.replace(" -> ", "\u00a0→ ").replace(" %", "\u00a0%")  # no line breaks there
+    labelled = f"{number(task.labelled)} of {number(result.images)} images of {result.split} have a label"
+    body = [heading, tag("p", big, class_="big"), *origin, tag("p", words, class_="verdict"), tag("p", labelled)]
+    return tag("li", join(body), class_="card")
+
+
+def _delta(name: str, value: Estimate, meaning: str, turned: bool) -> Html:
+    big = _toned(value, f"{_percent(value.mean)} %", turned)
+    gained, lost = (value.high < 0, value.low > 0) if turned else (value.low > 0, value.high < 0)
+    plain = "Sharing gained" if gained else "Sharing lost" if lost else "No measurable difference"
+    plain = "Not known" if math.isnan(value.low) else plain
+    words = [tag("p", f"{plain} ({_certainty(value)}).".replace(" %", "\u00a0%"), class_="verdict"), tag("p", meaning)]
+    return tag("li", join([tag("h3", name), tag("p", big, class_="big"), *words]), class_="card")
+
+
+def _name(variant: Variant) -> Html:
+    return tag("span", variant.name, class_="variant")
+
+
+def _results(result: ComparisonResult) -> Html:
+    words = (
+        f"Means over {_seeds(len(result.seeds))} on the {number(result.images)} images of {result.split}, below them "
+        f"the {100 * LEVEL:.0f} % interval. The bold row is the headline. ✓ better and ✗ worse than separate networks, "
+        f"where the interval of the gain, paired by seed and image, leaves out 0."
+    )
+    return join([paragraph(words, soft=True), *(_metrics(result, task) for task in result.tasks)])
+
+
+def _metrics(result: ComparisonResult, task: Compared) -> Html:
+    variants = [variant for variant in result.variants if task.name in variant.values]
+    rows: list[list[Content]] = []
+    for key, higher in task.better.items():
+        values = [variant.values[task.name][key] for variant in variants]
+        if not higher and key != task.headline and not any(value.mean for value in values):
+            continue  # shares of nothing that went wrong
+        gains = [variant.gains.get(task.name, {}).get(key) for variant in variants]
+        row: list[Content] = [f"{key}\u00a0{arrow(higher)}"]
+        row += [_cell(value, gain) for value, gain in zip(values, gains, strict=True)]
+        rows.append([tag("b", cell) for cell in row] if key == task.headline else row)
+    origin = f": {task.origin}" if task.origin else ""
+    columns = [task.name, *(variant.name for variant in variants)]
+    shown = table(columns, rows, f"Metrics of {task.name}{origin}", numeric=range(1, len(columns)))
+    if len(result.seeds) < 2:
+        return shown
+    each = [[_name(one), *one.values[task.name][task.headline].each] for one in variants]
+    seeds = table(["", *(f"seed {seed}" for seed in result.seeds)], each, f"{task.headline} of {task.name}")
+    return join([shown, details(f"{task.headline} of each seed", seeds)])
+
+
+def _cell(value: Estimate, gain: Estimate | None) -> Html:
+    span = "no interval" if math.isnan(value.low) else f"{number(value.low)} to {number(value.high)}"
+    mark = Html()
+    if gain is not None and (gain.low > 0 or gain.high < 0):
+        sign, what = ("✓", "better") if gain.low > 0 else ("✗", "worse")
+        words = f"{what} than separate: {_percent(gain.mean)} %, {_certainty(gain)}"
+        mark = join([_toned(gain, tag("span", sign, role="img", aria_label=words, title=words)), " "])
+    return join([mark, number(value.mean), tag("small", span)])
+
+
+def _variants(result: ComparisonResult) -> Html:
+    rows: list[list[Content]] = []
+    for variant in result.variants:
+        changes = join((tag("code", change) for change in variant.changes), " ") or "none"
+        row: list[Content] = [_name(variant)]
+        for value in (variant.by_tasks, variant.by_metrics):
+            if value is None:
+                row += ["the reference" if variant.name == SEPARATE else None, None]
+            else:
+                whole = join([f"{_percent(value.mean)} %", tag("small", _interval(value.low, value.high))])
+                row += [whole, _p(value.p)]
+        rows.append([*row, changes, ", ".join(variant.tasks)])
+    columns = ["variant", f"{_OVER_TASKS} ↑", "p", f"{_OVER_METRICS} ↓", "p", "changes to the config", "tasks"]
+    origins = "; ".join(f"{task.name}: {task.origin}" for task in result.tasks if task.origin)
+    caption = f"All variants against separate networks{f' ({origins})' if origins else ''}"
+    return join([tag("h3", "All variants"), table(columns, rows, caption, numeric=range(1, 5))])
+
+
+def _pareto(result: ComparisonResult) -> Html:
+    measured = [
+        (f"series{place % SERIES + 1}", variant.name, variant.cost, gain)
+        for place, variant in enumerate(result.variants)
+        if (gain := _ZERO if variant.name == SEPARATE else variant.by_tasks) and variant.cost is not None
+        if math.isfinite(gain.mean)
+    ]
+    if len(measured) < 2:
+        return paragraph("Nothing to draw: fewer than two variants have both a measured cost and a gain.", soft=True)
+    axis, key, unit = "latency of one image in ms", "milliseconds", 1.0
+    if any(math.isnan(cost[key]) for _, _, cost, _ in measured):
+        axis, key, unit = "parameters in millions", "parameters", 1e6
+    spots = [
+        Spot(name, cost[key] / unit, gain.mean, gain.low, gain.high, colour) for colour, name, cost, gain in measured
+    ]
+    words = (
+        f"Up is more accurate, left is cheaper. Bars are {100 * LEVEL:.0f} % intervals; separate networks are at 0 by "
+        f"definition. A disc is beaten by no other in both, a ring is; variants of nearly one cost stand side by side."
+    )
+    return tag("div", join([paragraph(words, soft=True), pareto_chart(f"{_OVER_TASKS}, % ↑", axis, spots)]))
+
+
+def _costs(result: ComparisonResult) -> Html:
+    rows: list[list[Content]] = []
+    for variant in result.variants:
+        cost = [None] * len(COLUMNS) if variant.cost is None else cost_values(variant.cost)
+        time = duration(fmean(variant.seconds)) if variant.seconds else None
+        rows.append([_name(variant), variant.networks, *cost, time, variant.steps])
+    columns = ["variant", "networks", *(name for name, _ in COLUMNS.values()), "training", "steps each"]
+    whole = table(columns, rows, result.cost_where, numeric=range(1, len(columns)))
+    words = paragraph(
+        "Of separate networks, the sum; their peak memory is that of all loaded at once and run one after the other. "
+        "Training is the time of one seed, the mean over the seeds.",
+        soft=True,
+    )
+    separate, shared = result.separate, result.shared
+    drawn = [_pareto(result)]
+    if separate and separate.cost and shared.cost and not math.isnan(shared.cost["milliseconds"]):
+        drawn.append(tag("div", sharing(shared.cost, separate.cost, separate.networks), class_="tight"))
+    return join([tag("div", join(drawn), class_="pair"), tag("h3", "Cost of each variant"), whole, words])
+
+
+def _curves(result: ComparisonResult) -> Html:
+    charts = []
+    for task in result.tasks:
+        seeds = [variant.curves.get(task.name, ()) for variant in result.variants]
+        lines = [
+            Line(variant.name, mean_line(each), each if len(each) > 1 else ())
+            for variant, each in zip(result.variants, seeds, strict=True)
+        ]
+        if any(line.points for line in lines):
+            title = f"{task.name}: {task.headline} {arrow(task.better[task.headline])}"
+            charts.append(lines_chart(title, lines, exact=True))
+    if not charts:
+        return paragraph("There were no validations during training.", soft=True)
+    words = (
+        "The headline on the validation images while training, by step: the strong line is the mean over the seeds, "
+        "faint lines are single ones. The numbers are the last ones of each line, not those of the weights that were "
+        "kept."
+    )
+    return join([paragraph(words, soft=True), tag("div", join(charts), class_="charts")])
+
+
+def _how(result: ComparisonResult) -> Html:
+    count = len(result.seeds)
+    seeds = ", ".join(map(str, result.seeds))
+    intervals = (
+        f"Each value is the mean over {_seeds(count)} ({seeds}). Its {100 * LEVEL:.0f} % interval counts two causes of "
+        f"chance: the images, by {number(result.resamples)} bootstrap resamples of them, and the seed, by the spread "
+        f"between seeds{' (with one seed, it is not counted)' if count == 1 else ''}. It is that of Student's t with "
+        f"the degrees of freedom of Welch and Satterthwaite. All variants are resampled alike, so that gains are "
+        f"paired by seed and image. p is that of the two-sided test that the mean gain is 0; with many variants and "
+        f"metrics some p below 0.05 come by chance."
+    )
+    measured = f"Measured on the {number(result.images)} images of {result.split}."
+    return join(map(paragraph, (result.budget, result.checkpoint, measured, intervals)))
