@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -32,11 +32,13 @@ class Target:
         task: it.
         source: the name of the reader in the inner data set whose labels they are made of.
         derivation: how.
+        own: by data set, how in those whose files hold other values.
     """
 
     task: Task
     source: str
     derivation: Derivation
+    own: Mapping[str, Derivation] = field(default_factory=dict)
 
     @property
     def how(self) -> str:
@@ -97,10 +99,12 @@ class Derived(Dataset):
 
     def _made(self, index: int, target: Target, label: Tensor) -> Tensor:
         plain = label.as_subclass(Tensor)
-        kind = target.derivation.source.kind
+        name = next(name for name, places in self.sets.items() if index in places)
+        derivation = target.own.get(name, target.derivation)
+        kind = derivation.source.kind
         size = (plain.shape[0], plain.shape[1])
         try:
-            return target.task.wrap(target.derivation(plain if kind == "metres" else _ids(plain, kind)), size)
+            return target.task.wrap(derivation(plain if kind == "metres" else _ids(plain, kind)), size)
         except DataError as error:
             file = self.dataset.file(index, target.source) or self.ids[index]
             raise DataError(f"{file}: derived for task {target.task.name!r}: {error}") from None
