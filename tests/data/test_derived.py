@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -181,6 +182,17 @@ def test_results_on_derived_labels_say_so(tmp_path: Path, capsys: pytest.Capture
     page = (run / "report.html").read_text(encoding="utf-8")
     assert f"<strong>{origin}</strong>" in page  # beside the value
     assert f"Metrics of slopes: {origin}" in page
+    captions = re.findall(r"<figcaption><b>[^<]+</b><span[^>]*>(ground [^<]*)</span>", page)
+    assert len(captions) == len(build_dataset(config, "val", build_tasks(config)))
+    for caption in captions:
+        scores = dict(re.findall(r"(\w+) (?:\w+) [\d.]+(?:, ([^·]+?))?(?: · |$)", caption))
+        assert scores.pop("slopes", origin) == origin  # one image has no depth
+        assert scores == {"ground": "", "borders": "derived from ground (boundary); not a benchmark number"}
+    assert origin in "".join(captions)
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["slopes/origin"] == origin
+    assert "ground/origin" not in row
     build.evaluate_run(run, "train")
     written = json.loads((run / "evaluation-train.json").read_text())["tasks"]
     assert written["slopes"]["origin"] == origin
