@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from test_derived_masks import flooded
 from test_dsb2018 import made as made_nuclei
 
 from segweave import build
-from segweave.check import check
+from segweave.check import check, report
 from segweave.config import Config
 from segweave.data.augment import Augment
 from segweave.data.derived import DERIVATIONS
@@ -265,17 +266,32 @@ def test_check_says_what_is_derived(tmp_path: Path) -> None:
     checked = check(config, out=tmp_path / "out", workers=0)
     (sheet,) = (sheet for sheet in checked.sheets if sheet.caption.startswith("Derived labels"))
     rows = {str(row[0]): [str(cell) for cell in row[1:]] for row in sheet.rows}
-    options = "side thin, width 1, background 0"
-    assert rows["borders"][:2] == [f"boundary ({options})", "masks (classes)"]
+    assert rows["borders"][:2] == ["boundary\nside: thin\nwidth: 1\nbackground: 0", "masks (classes)"]
+    assert rows["movable"][0] == "merge\ninto:\n  movable: car, person\nrest: background"
     assert rows["movable"][2:4] == [f"{n}, {count:,} pixels" for n, count in zip(images, known, strict=True)]
     assert rows["objects"][2:4] == [f"{n}, {count:,} boxes" for n, count in zip(images, objects, strict=True)]
     assert rows["there"] == ["presence", "masks (classes)", *images, "exact"]
-    assert rows["slopes"][0].startswith("normals (intrinsics [30, 30, 16, 12], step 0.001, window 5, tolerance 0.02")
+    assert rows["slopes"][0] == "normals\nintrinsics: 30, 30, 16, 12\nstep: 0.001\nwindow: 5\ntolerance: 0.02"
     assert rows["slopes"][1] == "depth (metres)"
     assert "expected mean error on planes, in degrees: " in rows["slopes"][4]
     assert set(rows) == {"borders", "movable", "slopes", "objects", "there"}
     assert any(sheet.caption == "Classes of movable" for sheet in checked.sheets)
-    assert "not a benchmark" in checked.page.read_text(encoding="utf-8")
+    page = checked.page.read_text(encoding="utf-8")
+    assert "not a benchmark" in page
+    assert "merge\ninto:\n  movable: car, person\nrest: background</td>" in page
+    pipe = Console(width=10_000, file=io.StringIO())
+    pipe.print(report(checked))
+    lines = pipe.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    start = next(place for place, line in enumerate(lines) if "Derived labels" in line)
+    table = list(itertools.takewhile(lambda line: line[:1] in "┏┃┡│└├", lines[start + 1 :]))
+    assert len(table) > len(rows)
+    assert max(map(len, table)) < 200
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if line.startswith("│")]
+    assert [row[1] for row in cells].count("movable: car, person") == 1
+    # the sentence goes on below, whole
+    slopes = next(place for place, row in enumerate(cells) if row[0] == "slopes")
+    said = " ".join(row[-1] for row in itertools.takewhile(lambda row: row[0] in ("", "slopes"), cells[slopes:]))
+    assert said.strip() == rows["slopes"][4]
 
 
 @pytest.mark.parametrize(

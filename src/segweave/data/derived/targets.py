@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Integer
@@ -42,12 +43,11 @@ class Target:
 
     @property
     def how(self) -> str:
-        """The name of the derivation, and all its options that have a value."""
+        """The name of the derivation, and below it all its options that have a value, one a line."""
         assert self.task.derivation is not None
         name, given = self.task.derivation
         options = {key: default for key, (_, default) in DERIVATIONS.options(name).items()} | dict(given)
-        values = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
-        return f"{name} ({values})" if values else name
+        return "\n".join([name, *_listed({key: value for key, value in options.items() if value is not None})])
 
 
 class Derived(Dataset):
@@ -124,6 +124,18 @@ class Derived(Dataset):
     def fingerprint(self) -> str:
         made = [(name, target.task.derive, target.task.source) for name, target in sorted(self.targets.items())]
         return hashlib.sha256(repr((self.dataset.fingerprint(), made)).encode()).hexdigest()
+
+
+def _listed(options: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lines of `key: value`; those of a mapping stand indented below its key."""
+    lines = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_listed(value, indent + "  ")]
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            lines.append(f"{indent}{key}: {', '.join(map(str, values))}")
+    return lines
 
 
 def _ids(values: Integer[Tensor, "H W"], kind: str) -> Tensor:
