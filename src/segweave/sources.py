@@ -149,8 +149,10 @@ def _source_layer(
 
     if made.takes == ("metres",):
         assert task.derivation is not None
-        units = task.derivation[1].get("units_per_metre")
-        reader = Depth(task.name, source=layer, min_depth=_NEAREST, max_depth=_FARTHEST, units_per_metre=units)
+        how, options = task.derivation
+        reader = Depth(task.name, source=layer, min_depth=_NEAREST, max_depth=_FARTHEST)
+        reader.units_per_metre = options.get("units_per_metre")
+        reader.units_option = f"tasks.{task.name}.derive.{how}.units_per_metre"
         return reader, Source(layer, "metres")
     if layer.endswith(_INSTANCES):
         kind, source = _INSTANCES, Source(layer, "instances")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import itertools
@@ -24,7 +25,7 @@ from segweave.config import Config
 from segweave.data.augment import Augment
 from segweave.data.derived import DERIVATIONS
 from segweave.data.derived.boundary import thick, thin
-from segweave.errors import ConfigError
+from segweave.errors import ConfigError, DataError
 from segweave.report.table import results_table
 from segweave.schema import check_config
 from segweave.sources import build_dataset, build_tasks
@@ -35,6 +36,13 @@ def read(data: dict[str, Any], tasks: dict[str, Any], split: str = "train") -> t
     config = check_config(Config(data=data, tasks=tasks))
     built = build_tasks(config)
     return build_dataset(config, split, built), {task.name: task for task in built}
+
+
+def every(data: dict[str, Any], tasks: dict[str, Any]) -> list[torch.Tensor]:
+    """All labels of the last task on the training images."""
+    dataset = read(data, tasks)[0]
+    labels = [dataset[index].annotations.get(list(tasks)[-1]) for index in range(len(dataset))]
+    return [label for label in labels if label is not None]
 
 
 ALL = {
@@ -155,6 +163,30 @@ def test_a_task_called_as_the_layer_that_it_is_derived_from(tmp_path: Path) -> N
     made = dataset[0].annotations["masks"]
     assert torch.equal(made == 1, (masks == 1) | (masks == 2))
     assert int(made[0, 0]) == 0  # the rest, as no task says that 9 is not labelled
+
+
+def test_the_unit_of_depth_in_8_bits_is_named_where_it_is_written(tmp_path: Path) -> None:
+    data = folder(tmp_path)
+    for path in (tmp_path / "depth").iterdir():
+        Image.fromarray(np.full((24, 32), 51, np.uint8)).save(path)
+    slopes: dict[str, Any] = copy.deepcopy(FOLDER["slopes"])
+    with pytest.raises(
+        DataError, match=r"8-bit depth has no agreed unit; set tasks\.slopes\.derive\.normals\.units_per"
+    ):
+        every(data, {"slopes": slopes})
+    with pytest.raises(DataError, match=r"set tasks\.depth\.units_per_metre"):
+        every(data, {"depth": {"kind": "depth"}, "slopes": slopes})
+    of_the_set = {**data, "tasks": {"depth": "depth"}, "read": {"depth": {"units_per_metre": 25.5}}}
+    told = every({"sets": {"one": of_the_set}}, {"slopes": slopes})
+    slopes["derive"]["normals"]["units_per_metre"] = 25.5
+    made = every(data, {"slopes": slopes})
+    assert len(made) == len(told) > 0
+    ahead = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 24, 32)
+    for normals in (*made, *told):  # of a wall; float32
+        assert torch.allclose(normals.as_subclass(torch.Tensor), ahead, atol=1e-6)
+    slopes["derive"]["normals"]["units_per_metre"] = -1
+    with pytest.raises(ConfigError, match=r"^tasks\.slopes\.derive\.normals\.units_per_metre: found -1; expected"):
+        read(data, {"slopes": slopes})
 
 
 def test_augmentation_moves_derived_labels_with_the_image(tmp_path: Path) -> None:
