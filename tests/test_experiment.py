@@ -101,6 +101,26 @@ def test_resume_refuses_another_network_and_says_what_differs(changes: dict, nam
         build.train(tiny(**changes), "run", tmp_path, resume=True, quiet=True)
 
 
+@pytest.mark.parametrize("weights", [None, "inverse"])
+def test_resume_says_that_a_file_of_classes_has_changed(weights: str | None, tmp_path: Path) -> None:
+    names = [f"stuff {number}" for number in range(8)]
+    file = tmp_path / "classes.txt"
+    file.write_text("\n".join(names))
+    semantic = {"kind": "semantic", "classes": str(file), "class_weights": weights}
+    config = tiny(tasks={"semantic": semantic}, train={"steps": 1})
+    build.train(config, "run", tmp_path, quiet=True)
+    for changed, message in (
+        ([*names, "more"], r"found 9; expected 8 \(class 8 is 'more' and was none\)"),
+        (names[:-1], r"found 7; expected 8 \(class 7 is none and was 'stuff 7'\)"),
+        ([*names[:3], "other", *names[4:]], r"found 8; expected 8 \(class 3 is 'other' and was 'stuff 3'\)"),
+    ):
+        file.write_text("\n".join(changed))
+        with pytest.raises(CheckpointError, match=rf"run: tasks\.semantic\.classes differ from the run's: {message}"):
+            build.train(config, "run", tmp_path, resume=True, quiet=True)
+    file.write_text("\n".join(names))
+    build.train(config, "run", tmp_path, resume=True, quiet=True)
+
+
 def test_resume_keeps_the_order_of_the_tasks(tmp_path: Path) -> None:
     config = tiny(train={"steps": 1})
     build.train(config, "run", tmp_path, quiet=True)

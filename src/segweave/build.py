@@ -30,7 +30,7 @@ from segweave.evaluate import Results, evaluate, score
 from segweave.experiment import run
 from segweave.model import MultiTaskModel, create_model
 from segweave.plan import Plan
-from segweave.resume import config_changes, data_changes
+from segweave.resume import check_classes, config_changes, data_changes
 from segweave.run_folder import check_folder, task_specs
 from segweave.schema import check_config, data_bands
 from segweave.sources import build_dataset, build_tasks, cached
@@ -91,13 +91,14 @@ def train(
     place = choose_device(device)
     torch.manual_seed(plan.seed)
     tasks = build_tasks(config)
+    specs = task_specs(Path(out) / name) if resume else {}
+    check_classes(Path(out) / name, tasks, specs)
     augment.check({task.name: task for task in tasks})
     dataset = cached(config, "train", tasks, build_dataset(config, "train", tasks))
     validation = cached(config, "val", tasks, build_dataset(config, "val", tasks))
     fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
     if changes is not None:
         changes |= data_changes(Path(out) / name, fingerprints, changed_data)
-    specs = task_specs(Path(out) / name) if resume else {}
     for task in tasks:
         if not dataset.labelled(task.name):
             raise ConfigError(f"tasks.{task.name}: no training image has a label for it; check data.tasks and source")

@@ -31,6 +31,8 @@ from segweave.sources import build_dataset, build_tasks
 from segweave.tasks.task import Task
 
 _SAMPLES, _SHOWN, _PIXELS = 4, 12, 480
+_WIDEST = 50
+"""Characters of a table's cell of text, before it goes on in a second line, also where lines may be of any length."""
 _STYLES = {"error": "bold red", "warning": "yellow", "advice": "cyan"}
 
 
@@ -237,7 +239,10 @@ def report(checked: Checked) -> Group:
 def _terminal(sheet: Sheet) -> Table:
     table = Table(title=sheet.caption, title_justify="left")
     for place, name in enumerate(sheet.columns):
-        table.add_column(Text(name), justify="right" if place in sheet.figures else "left")
+        if place == 0 or place in sheet.figures:
+            table.add_column(Text(name), justify="right" if place else "left")
+        else:
+            table.add_column(Text(name), max_width=_WIDEST)
     for row in sheet.rows:
         table.add_row(*(Text(_text(cell)) for cell in row))
     return table

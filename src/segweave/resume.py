@@ -8,7 +8,8 @@ Changes are written into the run's `config.yaml`, and into `run.json` with the s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from segweave.config import Config, load
 from segweave.data import FORMATS, SAMPLINGS
 from segweave.errors import CheckpointError
 from segweave.tasks import TASKS
+from segweave.tasks.task import Task
 
 FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "compile", "report", "lr", "clip")
 _CHOICES = {"data": "format", "tasks": "kind", "balancing": "method"}
@@ -113,6 +115,34 @@ def _refuse(folder: Path, fixed: Changes) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def check_classes(folder: Path, tasks: Sequence[Task], specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares the classes with the run's: a config may show no more of them than the name of a file.
+
+    Args:
+        folder: of the run.
+        tasks: as they are now.
+        specs: of those of the run, by name; none where it came to no checkpoint.
+
+    Raises:
+        CheckpointError: a task has others, with how many, and the first that differs.
+    """
+    for task in tasks:
+        now, before = getattr(task, "classes", []), specs.get(task.name, {}).get("classes", [])
+        if task.name in specs and list(now) != before:
+            place, (new, old) = next(
+                (place, pair) for place, pair in enumerate(zip_longest(now, before)) if pair[0] != pair[1]
+            )
+            raise CheckpointError(
+                f"{folder}: tasks.{task.name}.classes differ from the run's: found {len(now)}; expected {len(before)} "
+                f"(class {place} is {_class(new)} and was {_class(old)}). Restore them, or start a new run without "
+                f"--resume"
+            )
+
+
+def _class(name: str | None) -> str:
+    return "none" if name is None else repr(name)
 
 
 def data_changes(folder: Path, fingerprints: Mapping[str, str], accepted: bool) -> Changes:

@@ -88,7 +88,7 @@ def build_dataset(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
 
     read = list(readers)
     targets = [_target(config, task, readers) for task in tasks if task.derivation is not None]
-    return Derived(_read(config, split, list(readers.values())), read, targets)
+    return Derived(_read(config, split, list(readers.values()), targets), read, targets)
 
 
 def _target(config: Config, task: Task, readers: dict[str, Task]) -> Target:
@@ -112,7 +112,22 @@ def _target(config: Config, task: Task, readers: dict[str, Task]) -> Target:
     else:
         reader, source = _source_layer(config, task, task.source, made, readers)
     readers.setdefault(reader.name, reader)
-    return Target(task, reader.name, made(task, source, **options))
+    own = {} if _is_of_config(reader) else _in_sets(config, task, task.source, made.reading)
+    derivations = {name: made(other, source, **options) for name, other in own.items()}
+    return Target(task, reader.name, made(task, source, **options), derivations)
+
+
+def _in_sets(config: Config, task: Task, layer: str, reading: Sequence[str]) -> dict[str, Task]:
+    """A task that is derived from a layer, by data set, for those whose `read` has options of it for that layer."""
+    own: dict[str, Task] = {}
+    for name, options in config.data.get("sets", {}).items():
+        given = options.get("read", {}).get(layer, {})
+        try:
+            if any(option in given for option in reading):
+                own[name] = _reading_as(task, reading, given, f"read.{layer}")
+        except ConfigError as error:
+            raise ConfigError(f"data.sets.{name}: {error}") from None
+    return own
 
 
 def _source_task(config: Config, task: Task, readers: Mapping[str, Task]) -> Task:
@@ -139,8 +154,10 @@ def _source_layer(
 
     if made.takes == ("metres",):
         assert task.derivation is not None
-        units = task.derivation[1].get("units_per_metre")
-        reader = Depth(task.name, source=layer, min_depth=_NEAREST, max_depth=_FARTHEST, units_per_metre=units)
+        how, options = task.derivation
+        reader = Depth(task.name, source=layer, min_depth=_NEAREST, max_depth=_FARTHEST)
+        reader.units_per_metre = options.get("units_per_metre")
+        reader.units_option = f"tasks.{task.name}.derive.{how}.units_per_metre"
         return reader, Source(layer, "metres")
     if layer.endswith(_INSTANCES):
         kind, source = _INSTANCES, Source(layer, "instances")
@@ -157,8 +174,8 @@ def _scaled(data: Mapping[str, Any]) -> bool:
     return data.get("size") is not None or augment.get("scale", ()) is not None
 
 
-def _read(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
-    """The images and the labels that files hold."""
+def _read(config: Config, split: str, tasks: Sequence[Task], targets: Sequence[Target] = ()) -> Dataset:
+    """The images and the labels that files hold; `targets` are derived from them."""
     data = config.data
     if "sets" not in data:
         return _build(data, data.get("size"), split, tasks)
@@ -171,10 +188,10 @@ def _read(config: Config, split: str, tasks: Sequence[Task]) -> Dataset:
             continue  # its labels are of tasks that are not predicted
         try:
             try:
-                parts[name] = _part(options, data.get("size"), split, tasks)
+                parts[name] = _part(options, data.get("size"), split, tasks, targets)
             except ConfigError:
                 # where all else is well, it is the split that this set does not have
-                splits = _part(options, data.get("size"), "train", tasks).dataset.splits
+                splits = _part(options, data.get("size"), "train", tasks, targets).dataset.splits
                 if split in splits:
                     raise
                 others |= dict.fromkeys(splits)
@@ -204,7 +221,7 @@ def cached(config: Config, split: str, tasks: Sequence[Task], dataset: Dataset) 
     return Cached(dataset, tasks, how, **{key: value for key, value in wanted.items() if key != "name"})
 
 
-def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Task]) -> Part:
+def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Task], targets: Sequence[Target]) -> Part:
     """One of several data sets, with those of the tasks that it has labels for."""
     from segweave.data.dataset import labelled_layers
     from segweave.data.mixture import Part, RawIds, class_table
@@ -223,7 +240,8 @@ def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Tas
         raise ConfigError(f"read.{both[0]}: found beside maps.{both[0]}, which says what every id is; expected one")
     readers = {task.name: task for task in tasks if task.name in found}
     for layer, given in read.items():
-        readers |= _own_readers([task for name, task in readers.items() if found[name] == layer], given, layer)
+        of_layer = {name: task for name, task in readers.items() if found[name] == layer}
+        readers |= _own_readers(of_layer, targets, given, f"read.{layer}")
     tables = {
         task: class_table(maps[layer], readers[task], f"maps.{layer}") for task, layer in found.items() if layer in maps
     }
@@ -231,23 +249,38 @@ def _part(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Tas
     return Part(_build(options, size, split, own), tuple(readers), tables, read)
 
 
-def _own_readers(tasks: Sequence[Task], given: Mapping[str, Any], layer: str) -> dict[str, Task]:
+def _own_readers(
+    readers: Mapping[str, Task], targets: Sequence[Target], given: Mapping[str, Any], where: str
+) -> dict[str, Task]:
     """The tasks that read a layer, by name, as they do where its files hold other values than elsewhere.
+
+    Args:
+        readers: of the layer, by name.
+        targets: some of which may be derived from it; `_in_sets` takes their options.
+        given: the options, at `where` in the config.
 
     Raises:
         ConfigError: options that say no such thing, or that do not fit the task.
     """
-    # readers of a layer that is no task's take all values as they are
-    tasks = [task for task in tasks if type(task) is TASKS.load(task.kind)]
-    known = {option: TASKS.options(task.kind)[option] for task in tasks for option in task.reading}
+    own = [task for task in readers.values() if _is_of_config(task)]
+    derivations = [t.derivation for t in targets if t.source in readers and readers[t.source] not in own]
+    known = {option: (Any, None) for reads in (*own, *derivations) for option in reads.reading}
     if not known:
-        raise ConfigError(f"read.{layer}: found {', '.join(given)}; expected none: no task has such options for it")
-    checked = check(given, known, f"read.{layer}")
-    own: dict[str, Task] = {}
-    for task in tasks:
-        spec = task.spec() | {option: value for option, value in checked.items() if option in task.reading}
-        own[task.name] = TASKS.load(spec.pop("kind"))(spec.pop("name"), **spec)
-    return own
+        raise ConfigError(f"{where}: found {', '.join(given)}; expected none: no task has such options for it")
+    check(given, known, where)
+    return {task.name: _reading_as(task, task.reading, given, where) for task in own}
+
+
+def _is_of_config(reader: Task) -> bool:
+    """Whether it reads as a task of that kind; readers of a layer that is no task's take all ids as they are."""
+    return type(reader) is TASKS.load(reader.kind)
+
+
+def _reading_as(task: Task, reading: Sequence[str], given: Mapping[str, Any], where: str) -> Task:
+    """The same task with those of the options of `reading` that are given. Raises ConfigError."""
+    options = {option: value for option, value in given.items() if option in reading}
+    spec = task.spec() | check(options, TASKS.options(task.kind), where)
+    return TASKS.load(spec.pop("kind"))(spec.pop("name"), **spec)
 
 
 def _build(options: Mapping[str, Any], size: Any, split: str, tasks: Sequence[Task]) -> Dataset:

@@ -58,7 +58,7 @@ def write_report(folder: Path, model: MultiTaskModel, dataset: Dataset, plan: Pl
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     history = read_history(json.loads(line) for line in lines)
     tasks = [_result(task, state["best_results"], dataset) for task in model.tasks.values()]
-    _write(folder / "results.csv", results_csv(history).encode())
+    _write(folder / "results.csv", results_csv(history, {t.name: t.origin for t in tasks if t.origin}).encode())
     _write(folder / "results.png", curves_png(history, {t.name: (t.headline, t.better, t.origin) for t in tasks}))
     was_training = model.training
     model.eval()
@@ -220,12 +220,16 @@ def _gallery(answers: Answers) -> Gallery:
     for group, places in groups.items():
         for place in places:
             index, scores = scored[place]
-            values = [(name, metrics[name].headline, value) for name, value in scores.items() if value == value]
+            values = [
+                (name, metrics[name].headline, value, model.tasks[name].origin or "")
+                for name, value in scores.items()
+                if value == value
+            ]
             examples.append(example(answers, index, group, values))
     return Gallery([one for one in examples if one], how, list(answers.unreadable))
 
 
-def example(answers: Answers, index: int, group: str, scores: list[tuple[str, str, float]]) -> Example | None:
+def example(answers: Answers, index: int, group: str, scores: list[tuple[str, str, float, str]]) -> Example | None:
     """One image with what each task should have said and what it said; None where it cannot be read."""
     sample = answers.read(index)
     if sample is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -17,12 +20,12 @@ from test_derived_masks import flooded
 from test_dsb2018 import made as made_nuclei
 
 from segweave import build
-from segweave.check import check
+from segweave.check import check, report
 from segweave.config import Config
 from segweave.data.augment import Augment
 from segweave.data.derived import DERIVATIONS
 from segweave.data.derived.boundary import thick, thin
-from segweave.errors import ConfigError
+from segweave.errors import ConfigError, DataError
 from segweave.report.table import results_table
 from segweave.schema import check_config
 from segweave.sources import build_dataset, build_tasks
@@ -33,6 +36,13 @@ def read(data: dict[str, Any], tasks: dict[str, Any], split: str = "train") -> t
     config = check_config(Config(data=data, tasks=tasks))
     built = build_tasks(config)
     return build_dataset(config, split, built), {task.name: task for task in built}
+
+
+def every(data: dict[str, Any], tasks: dict[str, Any]) -> list[torch.Tensor]:
+    """All labels of the last task on the training images."""
+    dataset = read(data, tasks)[0]
+    labels = [dataset[index].annotations.get(list(tasks)[-1]) for index in range(len(dataset))]
+    return [label for label in labels if label is not None]
 
 
 ALL = {
@@ -155,6 +165,30 @@ def test_a_task_called_as_the_layer_that_it_is_derived_from(tmp_path: Path) -> N
     assert int(made[0, 0]) == 0  # the rest, as no task says that 9 is not labelled
 
 
+def test_the_unit_of_depth_in_8_bits_is_named_where_it_is_written(tmp_path: Path) -> None:
+    data = folder(tmp_path)
+    for path in (tmp_path / "depth").iterdir():
+        Image.fromarray(np.full((24, 32), 51, np.uint8)).save(path)
+    slopes: dict[str, Any] = copy.deepcopy(FOLDER["slopes"])
+    with pytest.raises(
+        DataError, match=r"8-bit depth has no agreed unit; set tasks\.slopes\.derive\.normals\.units_per"
+    ):
+        every(data, {"slopes": slopes})
+    with pytest.raises(DataError, match=r"set tasks\.depth\.units_per_metre"):
+        every(data, {"depth": {"kind": "depth"}, "slopes": slopes})
+    of_the_set = {**data, "tasks": {"depth": "depth"}, "read": {"depth": {"units_per_metre": 25.5}}}
+    told = every({"sets": {"one": of_the_set}}, {"slopes": slopes})
+    slopes["derive"]["normals"]["units_per_metre"] = 25.5
+    made = every(data, {"slopes": slopes})
+    assert len(made) == len(told) > 0
+    ahead = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 24, 32)
+    for normals in (*made, *told):  # of a wall; float32
+        assert torch.allclose(normals.as_subclass(torch.Tensor), ahead, atol=1e-6)
+    slopes["derive"]["normals"]["units_per_metre"] = -1
+    with pytest.raises(ConfigError, match=r"^tasks\.slopes\.derive\.normals\.units_per_metre: found -1; expected"):
+        read(data, {"slopes": slopes})
+
+
 def test_augmentation_moves_derived_labels_with_the_image(tmp_path: Path) -> None:
     """A mirrored boundary is that of the mirrored mask, up to the side on which `thin` draws it."""
     tasks = {"masks": MASKS, "borders": {**FOLDER["borders"], "derive": {"boundary": {"side": "both"}}}}
@@ -181,6 +215,17 @@ def test_results_on_derived_labels_say_so(tmp_path: Path, capsys: pytest.Capture
     page = (run / "report.html").read_text(encoding="utf-8")
     assert f"<strong>{origin}</strong>" in page  # beside the value
     assert f"Metrics of slopes: {origin}" in page
+    captions = re.findall(r"<figcaption><b>[^<]+</b><span[^>]*>(ground [^<]*)</span>", page)
+    assert len(captions) == len(build_dataset(config, "val", build_tasks(config)))
+    for caption in captions:
+        scores = dict(re.findall(r"(\w+) (?:\w+) [\d.]+(?:, ([^·]+?))?(?: · |$)", caption))
+        assert scores.pop("slopes", origin) == origin  # one image has no depth
+        assert scores == {"ground": "", "borders": "derived from ground (boundary); not a benchmark number"}
+    assert origin in "".join(captions)
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["slopes/origin"] == origin
+    assert "ground/origin" not in row
     build.evaluate_run(run, "train")
     written = json.loads((run / "evaluation-train.json").read_text())["tasks"]
     assert written["slopes"]["origin"] == origin
@@ -253,17 +298,32 @@ def test_check_says_what_is_derived(tmp_path: Path) -> None:
     checked = check(config, out=tmp_path / "out", workers=0)
     (sheet,) = (sheet for sheet in checked.sheets if sheet.caption.startswith("Derived labels"))
     rows = {str(row[0]): [str(cell) for cell in row[1:]] for row in sheet.rows}
-    options = "side thin, width 1, background 0"
-    assert rows["borders"][:2] == [f"boundary ({options})", "masks (classes)"]
+    assert rows["borders"][:2] == ["boundary\nside: thin\nwidth: 1\nbackground: 0", "masks (classes)"]
+    assert rows["movable"][0] == "merge\ninto:\n  movable: car, person\nrest: background"
     assert rows["movable"][2:4] == [f"{n}, {count:,} pixels" for n, count in zip(images, known, strict=True)]
     assert rows["objects"][2:4] == [f"{n}, {count:,} boxes" for n, count in zip(images, objects, strict=True)]
     assert rows["there"] == ["presence", "masks (classes)", *images, "exact"]
-    assert rows["slopes"][0].startswith("normals (intrinsics [30, 30, 16, 12], step 0.001, window 5, tolerance 0.02")
+    assert rows["slopes"][0] == "normals\nintrinsics: 30, 30, 16, 12\nstep: 0.001\nwindow: 5\ntolerance: 0.02"
     assert rows["slopes"][1] == "depth (metres)"
     assert "expected mean error on planes, in degrees: " in rows["slopes"][4]
     assert set(rows) == {"borders", "movable", "slopes", "objects", "there"}
     assert any(sheet.caption == "Classes of movable" for sheet in checked.sheets)
-    assert "not a benchmark" in checked.page.read_text(encoding="utf-8")
+    page = checked.page.read_text(encoding="utf-8")
+    assert "not a benchmark" in page
+    assert "merge\ninto:\n  movable: car, person\nrest: background</td>" in page
+    pipe = Console(width=10_000, file=io.StringIO())
+    pipe.print(report(checked))
+    lines = pipe.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    start = next(place for place, line in enumerate(lines) if "Derived labels" in line)
+    table = list(itertools.takewhile(lambda line: line[:1] in "┏┃┡│└├", lines[start + 1 :]))
+    assert len(table) > len(rows)
+    assert max(map(len, table)) < 200
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if line.startswith("│")]
+    assert [row[1] for row in cells].count("movable: car, person") == 1
+    # the sentence goes on below, whole
+    slopes = next(place for place, row in enumerate(cells) if row[0] == "slopes")
+    said = " ".join(row[-1] for row in itertools.takewhile(lambda row: row[0] in ("", "slopes"), cells[slopes:]))
+    assert said.strip() == rows["slopes"][4]
 
 
 @pytest.mark.parametrize(

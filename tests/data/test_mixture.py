@@ -228,6 +228,130 @@ def test_masks_of_a_threshold_of_a_colour_and_of_another_ignored_id(tmp_path: Pa
         assert np.array_equal(data[index].annotations["plant"].numpy(), expected), id
 
 
+def one_image(root: Path, layer: str, label: np.ndarray | dict[str, Any]) -> dict[str, Any]:
+    """A set of one image, `a.png`, with a mask of these ids, or COCO annotations."""
+    (root / "images").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "a.png")
+    if isinstance(label, dict):
+        image = {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
+        (root / "boxes.json").write_text(json.dumps({"images": [image], **label}), encoding="utf-8")
+        return {"format": "folder", "root": str(root), "tasks": {layer: "boxes.json"}, "splits": {}}
+    (root / "masks").mkdir()
+    Image.fromarray(label).save(root / "masks" / "a.png")
+    return {"format": "folder", "root": str(root), "tasks": {layer: "masks"}, "splits": {}}
+
+
+def coco(categories: dict[int, str]) -> dict[str, Any]:
+    """A box of each category, the first of them leftmost."""
+    return {
+        "categories": [{"id": id, "name": name} for id, name in categories.items()],
+        "annotations": [
+            {"id": place, "image_id": 1, "category_id": id, "bbox": [8 * place, 4, 6, 9]}
+            for place, id in enumerate(categories)
+        ],
+    }
+
+
+def lefts(boxes: Tensor) -> dict[int, float]:
+    """The left side of the one box of each class."""
+    rows = boxes.as_subclass(Tensor)
+    assert len(rows) == len(rows[:, 4].unique())
+    return {int(label): float(left) for left, label in rows[:, [0, 4]].tolist()}
+
+
+def test_boxes_of_other_names_numbers_and_categories_to_ignore(tmp_path: Path) -> None:
+    sets = {
+        "english": one_image(tmp_path / "english", "objects", coco({1: "car", 2: "person"})),
+        "german": one_image(tmp_path / "german", "objects", coco({2: "Hund", 7: "Mensch", 5: "Auto"})),
+    }
+    made = {"data": {"sets": sets}, "tasks": {"objects": {"kind": "detection", "classes": ["car", "person"]}}}
+    with pytest.raises(DataError, match=r"data\.sets\.german: .*boxes\.json: has no category of task 'objects'"):
+        load(made)
+    read: dict[str, Any] = {"category_ids": [5, 7]}
+    sets["german"]["read"] = {"objects": read}
+    with pytest.raises(DataError, match=r"category 'Hund' \(1 boxes\) outside the classes"):
+        load(made)
+    read["ignore"] = ["Hund"]
+    data = load(made)
+    assert data.ids == ["english/a", "german/a"]
+    assert [lefts(data[index].annotations["objects"]) for index in range(2)] == [{0: 0, 1: 8}, {0: 16, 1: 8}]
+    assert getattr(data.tasks["objects"], "category_ids") == [1, 2]  # noqa: B009 (of the files that it reads itself)
+
+
+def test_a_number_means_what_the_file_itself_calls_it(tmp_path: Path) -> None:
+    """That 1 is a car in the first file makes no car of the second one's dog."""
+    sets = {
+        "first": one_image(tmp_path / "first", "objects", coco({1: "car", 2: "person"})),
+        "second": one_image(tmp_path / "second", "objects", coco({1: "dog", 2: "person"})),
+    }
+    objects = {"kind": "detection", "classes": ["car", "person"], "ignore": ["dog"]}
+    data = load({"data": {"sets": sets}, "tasks": {"objects": objects}})
+    assert [lefts(data[index].annotations["objects"]) for index in range(2)] == [{0: 0, 1: 8}, {1: 8}]
+
+
+@pytest.mark.parametrize("layer", ["masks", "instances"])
+def test_boxes_made_of_masks_with_other_ids(tmp_path: Path, layer: str) -> None:
+    """Of instances the ids are thousands."""
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint16)
+    pixels[4:10, 5:12], pixels[15:25, 20:30] = 1, 2
+    many = 1000 if layer == "instances" else 1
+    sets = {
+        "one": one_image(tmp_path / "one", layer, pixels * many),
+        "other": one_image(tmp_path / "other", layer, np.array([0, 26, 24], np.uint16)[pixels] * many),
+    }
+    objects = {"kind": "detection", "classes": ["car", "person"], "source": layer, "derive": "boxes"}
+    objects["ids"] = {1: "car", 2: "person"}
+    made = {"data": {"sets": sets}, "tasks": {"objects": objects}}
+
+    def boxes() -> tuple[list[dict[int, float]], str]:
+        checked = check_config(from_values(copy.deepcopy(made)))
+        data = build_dataset(checked, "train", build_tasks(checked))
+        alone = [data.annotation(index, "objects") for index in range(2)]
+        found = [lefts(data[index].annotations["objects"]) for index in range(2)]
+        assert found == [lefts(label) for label in alone if label is not None]
+        return found, data.fingerprint()
+
+    without, first = boxes()
+    assert without == [{0: 5, 1: 20}, {}]
+    sets["other"]["read"] = {layer: {"ids": {24: "car", 26: "person"}}}
+    found, second = boxes()
+    assert found == [{0: 5, 1: 20}, {0: 20, 1: 5}]
+    assert first != second
+    sets["other"]["read"] = {layer: {"ids": {24: "lorry"}}}
+    with pytest.raises(ConfigError, match=r"^data\.sets\.other: tasks\.objects\.ids\.24: 'lorry' is no class"):
+        boxes()
+    sets["other"]["read"] = {layer: {"idz": {24: "car"}}}
+    with pytest.raises(ConfigError, match=rf"other: read\.{layer}\.idz: unknown key; did you mean 'ids'"):
+        boxes()
+    made["tasks"]["objects"] = {"kind": "edges", "source": layer, "derive": "boundary"}
+    with pytest.raises(ConfigError, match=rf"other: read\.{layer}: found idz; expected none: no task has such options"):
+        boxes()
+
+
+def test_classes_that_are_present_beside_another_ignored_id(tmp_path: Path) -> None:
+    ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ids[8:] = 2
+    strays = {"none": None, "seven": 7, "one": 1}
+    sets = {}
+    for name, stray in strays.items():
+        pixels = ids.copy()
+        if stray is not None:
+            pixels[:4] = stray
+        sets[name] = one_image(tmp_path / name, "masks", pixels)
+    there = {"kind": "classification", "derive": "presence", "source": "masks", "classes": ["sky", "car", "road"]}
+    made = {"data": {"sets": sets}, "tasks": {"there": there}}
+    sets["one"]["read"] = {"masks": {"ignore": 1}}
+    with pytest.raises(DataError, match=r"label id 7 .* outside the 3 classes"):
+        load(made)[2]
+    sets["seven"]["read"] = {"masks": {"ignore": [7, 9]}}
+    data = load(made)
+    task = data.tasks["there"]
+    assert data.ids == ["none/a", "one/a", "seven/a"]
+    assert [task.encode(data[index].annotations["there"]).tolist() for index in range(3)] == [[1, 0, 1]] * 3
+    sets["one"].pop("read")
+    assert task.encode(load(made)[1].annotations["there"]).tolist() == [1, 1, 1]
+
+
 def test_notes_carry_the_name_of_their_set(root: Path) -> None:
     Image.new("L", (WIDTH, HEIGHT)).save(root / "town" / "images" / "train" / "0.png")
     Image.new("L", (WIDTH, HEIGHT), 5).save(root / "town" / "masks" / "train" / "extra.png")

@@ -75,7 +75,7 @@ def sample_run(tasks: int = 2, classes: int = 3, size: tuple[int, int] = (48, 80
         pictures = [Shown(name, layer, layer if known else None, layer if known else None) for name in names]
         said = [Said("words", NASTY, "truth", "wrong") if known else Said("words", NASTY)]
         group = list(GROUPS)[number // examples]
-        shown.append(Example(f"{NASTY} {number}", group, picture, [("task 0", "score", 0.5)], pictures, said))
+        shown.append(Example(f"{NASTY} {number}", group, picture, [("task 0", "score", 0.5, "")], pictures, said))
     return TrainingRun(
         name=f"run {NASTY}",
         lead="A network.",

@@ -41,7 +41,7 @@ def test_what_a_log_has_of_task_gradients() -> None:
 
 
 def test_the_table_has_a_row_per_validation_and_means_since_the_last() -> None:
-    rows = list(csv.DictReader(io.StringIO(results_csv(read_history(LOG)))))
+    rows = list(csv.DictReader(io.StringIO(results_csv(read_history(LOG), {}))))
     assert list(rows[0])[:4] == ["step", "epoch", "a/score", "b/score"]
     assert [row["step"] for row in rows] == ["1", "3"]
     assert rows[0]["b/score"] == ""
@@ -53,8 +53,18 @@ def test_the_table_has_a_row_per_validation_and_means_since_the_last() -> None:
     assert float(rows[1]["a/score"]) == 0.75
 
 
+def test_metrics_on_labels_that_nobody_annotated_say_so_in_every_row() -> None:
+    origins = {"b": "derived from depth (normals); not a benchmark number", "none": "of no metric"}
+    table = csv.DictReader(io.StringIO(results_csv(read_history(LOG), origins)))
+    assert table.fieldnames is not None
+    assert table.fieldnames[:5] == ["step", "epoch", "a/score", "b/origin", "b/score"]
+    rows = list(table)
+    assert [row.pop("b/origin") for row in rows] == [origins["b"]] * 2
+    assert rows == list(csv.DictReader(io.StringIO(results_csv(read_history(LOG), {}))))
+
+
 def test_an_empty_log() -> None:
-    assert results_csv(read_history([])).strip() == ""
+    assert results_csv(read_history([]), {}).strip() == ""
 
 
 def test_the_running_mean_is_a_weighted_mean() -> None:

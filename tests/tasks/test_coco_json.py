@@ -283,9 +283,9 @@ def test_mistakes_in_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"label is 81x48 but its image .* is 80x48"):
         dataset[0]
     write_coco(path)
-    with pytest.raises(DataError, match="outside the classes"):
+    with pytest.raises(DataError, match="has no category of task 'objects'; found car, person, expected some of red"):
         Folder("train", [detection], root=str(root), tasks={"objects": "annotations/instances_{split}.json"})
-    write_coco(path, annotations=[])
+    write_coco(path, annotations=[], categories=[{"id": 1, "name": "red"}])
     with pytest.raises(DataError, match="no label belongs to an image"):
         Folder("train", [detection], root=str(root), tasks={"objects": "annotations/instances_{split}.json"})
 

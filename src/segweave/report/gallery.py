@@ -47,12 +47,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Example:
-    """One image: its name, which of `GROUPS` it stands in, the score of each task, and what the tasks say."""
+    """One image: its name, which of `GROUPS` it stands in, the score of each task, and what the tasks say.
+
+    A score is the task, the metric, the value, and how the labels came about where nobody annotated them, else nothing.
+    """
 
     id: str
     group: str
     image: UInt8[Tensor, "3 H W"]
-    scores: Sequence[tuple[str, str, float]]
+    scores: Sequence[tuple[str, str, float, str]]
     shown: Sequence[Shown]
     said: Sequence[Said]
 
@@ -162,7 +165,10 @@ def swatches(task: str, pictures: Iterable[Picture], place: int | None = None) -
 
 
 def _example(example: Example, tasks: Sequence[str], most: int) -> Html:
-    scores = " · ".join(f"{task} {metric} {number(value, 3)}" for task, metric, value in example.scores)
+    scores = " · ".join(
+        ", ".join([f"{task} {metric} {number(value, 3)}", *([origin] if origin else [])])
+        for task, metric, value, origin in example.scores
+    )
     caption = join([tag("b", example.id), tag("span", scores, class_="soft")])
     alt = f"Validation image {example.id}"
     layers = [layer(Picture(example.image), "Image", alt, most, "image")]

@@ -75,21 +75,32 @@ def _append(series: dict[str, list[Point]], step: int, values: Mapping[str, Any]
             series.setdefault(key, []).append((step, float(value)))
 
 
-def results_csv(history: History) -> str:
-    """`results.csv`: a header and a row per validation; empty cells where there is no value."""
+def results_csv(history: History, origins: Mapping[str, str]) -> str:
+    """`results.csv`: a header and a row per validation; empty cells where there is no value.
+
+    Args:
+        origins: by task, how its labels came about where nobody annotated them; `<task>/origin` before its metrics.
+    """
     columns = list(dict.fromkeys(key for row in history.rows for key in row))
     # metrics before losses, whatever came first in the log
     columns.sort(key=lambda key: (key not in ("step", "epoch"), key.startswith("train/")))
+    said = {f"{task}/origin": origin for task, origin in origins.items()}
+    for task in origins:
+        own = [place for place, key in enumerate(columns) if key.startswith(f"{task}/")]
+        if own:
+            columns.insert(own[0], f"{task}/origin")
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(columns)
     for row in history.rows:
-        cells = (row.get(key, math.nan) for key in columns)
-        writer.writerow(
-            "" if math.isnan(v) else int(v) if float(v).is_integer() and k < 2 else f"{v:.6g}"
-            for k, v in enumerate(cells)
-        )
+        writer.writerow(said.get(key) or _cell(key, row.get(key, math.nan)) for key in columns)
     return file.getvalue()
+
+
+def _cell(key: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if key in ("step", "epoch") and float(value).is_integer() else f"{value:.6g}"
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

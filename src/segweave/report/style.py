@@ -102,6 +102,7 @@ table{border-collapse:collapse;font-size:.93rem;min-width:min(100%,20rem)}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(31rem,100%),1fr));gap:0 2rem;align-items:start}
 .trio{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19.5rem,100%),1fr));gap:0 1.4rem;align-items:start}
 th,td{padding:.34rem .7rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:baseline}
+td{white-space:pre-wrap}
 thead th{color:var(--soft);font-weight:600;border-bottom:1px solid var(--edge);vertical-align:bottom}
 tbody th{font-weight:500}
 td.number,th.number{text-align:right;white-space:nowrap}

@@ -144,9 +144,13 @@ def _cards(run: TrainingRun) -> Html:
             value = tag("p", "–", class_="big")
             words = f"{task.headline}: no validation image has a label that defines it"
         heading = tag("h3", join([task.name, tag("span", f" · {task.kind}", class_="soft")]))
-        origin = [tag("p", tag("strong", task.origin))] if task.origin else []
-        cards.append(tag("li", join([heading, value, *origin, tag("p", words), tag("p", labelled)]), class_="card"))
+        parts = [heading, value, *_origin(task), tag("p", words), tag("p", labelled)]
+        cards.append(tag("li", join(parts), class_="card"))
     return tag("ul", join(cards), class_="cards")
+
+
+def _origin(task: TaskResult) -> list[Html]:
+    return [tag("p", tag("strong", task.origin))] if task.origin else []
 
 
 def _metrics(run: TrainingRun) -> Html:
@@ -184,7 +188,8 @@ def _curves(run: TrainingRun) -> Html:
 
     drawn = [validation_chart(key, points, better[key], most) for key, points in metrics.items()]
     if drawn:
-        parts += [tag("h3", "Validation metrics"), tag("div", join(drawn), class_="charts")]
+        said = [paragraph(f"{task.name}: {task.origin}.", soft=True) for task in run.tasks if task.origin]
+        parts += [tag("h3", "Validation metrics"), *said, tag("div", join(drawn), class_="charts")]
     if len(history.rows) == 1:
         parts.append(paragraph("There was one validation only, so each of these has a single point.", soft=True))
     parts.append(
@@ -263,7 +268,7 @@ def _classes(tasks: Sequence[TaskResult]) -> Html:
             matrix = paragraph("No confusions: an image or pixel has no single class here.", soft=True)
         if shown:
             wide = "pair" if 0 < len(counts) <= 20 else None
-            parts.append(join([tag("h3", task.name), tag("div", join([shown, matrix]), class_=wide)]))
+            parts.append(join([tag("h3", task.name), *_origin(task), tag("div", join([shown, matrix]), class_=wide)]))
         else:
             nothing.append(task.name)
     if nothing:

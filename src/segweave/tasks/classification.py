@@ -84,6 +84,7 @@ class Classification(Task):
             raise ConfigError(f"tasks.{name}.classes: found {len(self.classes)}; expected one for each of bins {bins}")
         self.dense = present or bins is not None
         self.reads = "semantic" if present else self.kind
+        self.reading = ("ignore",) if present else ()
         self.ignore = [ignore] if isinstance(ignore, int) else list(ignore or ())
         # median_frequency would be 1 for all: an image of a class holds no other
         self.weightings = () if self.multi_label else ("balanced", "inverse", "effective_number")

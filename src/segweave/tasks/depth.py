@@ -66,6 +66,7 @@ class Depth(Task):
         self.max_depth = float(max_depth)
         self.min_depth = float(min_depth)
         self.units_per_metre = units_per_metre
+        self.units_option = f"tasks.{name}.units_per_metre"
         self.rescale = rescale
         self.build_criteria()
 
@@ -77,9 +78,7 @@ class Depth(Task):
         if units is None:
             bits = rasters.integer_bits(path)
             if bits is not None and bits != 16:
-                raise DataError(
-                    f"{path}: {bits}-bit depth has no agreed unit; set tasks.{self.name}.units_per_metre (1000 for mm)"
-                )
+                raise DataError(f"{path}: {bits}-bit depth has no agreed unit; set {self.units_option} (1000 for mm)")
             units = 1000.0 if bits == 16 else 1.0
         return DenseMap(self._valid(rasters.read_values(path) / units))
 

@@ -63,6 +63,7 @@ class Detection(Task):
     losses = ("focal", "giou", "centerness")
     dense = False
     place = "pyramid"
+    reading = ("ignore", "category_ids")
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Detection(Task):
         self._named = self.classes != class_names(name, len(self.classes))
         self.ignore = ignore if ignore == "others" else list(ignore or ())
         self.category_ids = list(category_ids) if category_ids else None
+        self._wanted = self.category_ids or []
         if self.category_ids and len(set(self.category_ids)) != len(self.classes):
             raise ConfigError(f"tasks.{name}.category_ids: found {category_ids}; expected {len(self.classes)} numbers")
         # YAML and JSON keys may be text
@@ -147,7 +149,9 @@ class Detection(Task):
 
     def read_all(self, path: Path) -> Mapping[str, Callable[[], Tensor]] | None:
         numbers = self.category_ids or []
-        how: Any = {"named": self._named, "numbers": numbers, "ignore": self.ignore}
+        # what one file calls 1 says nothing of another's, where names do
+        wanted = self._wanted if self._named else numbers
+        how: Any = {"named": self._named, "numbers": wanted, "ignore": self.ignore}
         found = coco.read_annotations(path, self.name, self.classes, **how)
         # what one file lacks another may have
         pairs = zip(numbers or found.categories, found.categories, strict=True)

@@ -113,7 +113,7 @@ class Task(ABC):
     """The name and the options of what makes its labels of others; None where files hold them."""
     reads: str
     """The kind whose label files it reads; its own, unless it makes its labels of another's."""
-    reading: ClassVar[Sequence[str]] = ()
+    reading: Sequence[str] = ()
     """The options that say what the values in its files mean, which may differ from data set to data set."""
     locates: Sequence[str] = ()
     """The classes whose pixels `spot` finds; none for kinds without a class per pixel."""

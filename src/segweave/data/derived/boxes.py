@@ -30,6 +30,7 @@ class ComponentBoxes(Derivation):
     """
 
     gives = "detection"
+    reading = ("ids",)
 
     def __init__(self, task: Task, source: Source) -> None:
         super().__init__(task, source, "boxes")

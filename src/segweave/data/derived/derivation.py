@@ -48,6 +48,8 @@ class Derivation(ABC):
     """The kind of task that reads what it makes."""
     takes: ClassVar[tuple[Kind, ...]] = ("classes", "instances")
     """The kinds of source."""
+    reading: ClassVar[Sequence[str]] = ()
+    """The task's options that say what the values of a layer mean, which may differ from data set to data set."""
 
     def __init__(self, task: Task, source: Source, how: str) -> None:
         self.where = f"tasks.{task.name}.derive.{how}"

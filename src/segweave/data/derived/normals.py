@@ -46,8 +46,8 @@ class PlaneNormals(Derivation):
         units_per_metre: as of kind `depth`, where the source is a layer that no task reads.
 
     Raises:
-        ConfigError: not four intrinsics with positive focal lengths, an even window or one below 3, or a step or
-            tolerance that is not between 0 and 1.
+        ConfigError: not four intrinsics with positive focal lengths, an even window or one below 3, a step or tolerance
+            that is not between 0 and 1, or units_per_metre not positive.
     """
 
     gives = "normals"
@@ -62,7 +62,7 @@ class PlaneNormals(Derivation):
         step: float,
         window: int = 31,
         tolerance: float = 0.02,
-        units_per_metre: float | None = None,  # noqa: ARG002 (whoever reads the source takes it)
+        units_per_metre: float | None = None,
     ) -> None:
         super().__init__(task, source, "normals")
         if len(intrinsics) != 4 or min(intrinsics[:2]) <= 0:
@@ -72,6 +72,9 @@ class PlaneNormals(Derivation):
         for key, value in (("tolerance", tolerance), ("step", step)):
             if not 0 < value < 1:
                 raise ConfigError(f"{self.where}.{key}: found {value}; expected a number between 0 and 1")
+        # whoever reads the source takes them
+        if units_per_metre is not None and not units_per_metre > 0:
+            raise ConfigError(f"{self.where}.units_per_metre: found {units_per_metre}; expected a number above 0")
         self.intrinsics = [float(value) for value in intrinsics]
         self.window = window
         self.tolerance = tolerance

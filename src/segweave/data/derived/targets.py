@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Integer
@@ -30,20 +31,21 @@ class Target:
         task: it.
         source: the name of the reader in the inner data set whose labels they are made of.
         derivation: how.
+        own: by data set, how in those whose files hold other values.
     """
 
     task: Task
     source: str
     derivation: Derivation
+    own: Mapping[str, Derivation] = field(default_factory=dict)
 
     @property
     def how(self) -> str:
-        """The name of the derivation, and all its options that have a value."""
+        """The name of the derivation, and below it all its options that have a value, one a line."""
         assert self.task.derivation is not None
         name, given = self.task.derivation
         options = {key: default for key, (_, default) in DERIVATIONS.options(name).items()} | dict(given)
-        values = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
-        return f"{name} ({values})" if values else name
+        return "\n".join([name, *_listed({key: value for key, value in options.items() if value is not None})])
 
 
 class Derived(Wrapper):
@@ -79,10 +81,12 @@ class Derived(Wrapper):
 
     def _made(self, index: int, target: Target, label: Tensor) -> Tensor:
         plain = label.as_subclass(Tensor)
-        kind = target.derivation.source.kind
+        name = next(name for name, places in self.sets.items() if index in places)
+        derivation = target.own.get(name, target.derivation)
+        kind = derivation.source.kind
         size = (plain.shape[0], plain.shape[1])
         try:
-            return target.task.wrap(target.derivation(plain if kind == "metres" else _ids(plain, kind)), size)
+            return target.task.wrap(derivation(plain if kind == "metres" else _ids(plain, kind)), size)
         except DataError as error:
             file = self.dataset.file(index, target.source) or self.ids[index]
             raise DataError(f"{file}: derived for task {target.task.name!r}: {error}") from None
@@ -102,6 +106,18 @@ class Derived(Wrapper):
     def fingerprint(self) -> str:
         made = [(name, target.task.derive, target.task.source) for name, target in sorted(self.targets.items())]
         return hashlib.sha256(repr((self.dataset.fingerprint(), made)).encode()).hexdigest()
+
+
+def _listed(options: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lines of `key: value`; those of a mapping stand indented below its key."""
+    lines = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_listed(value, indent + "  ")]
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            lines.append(f"{indent}{key}: {', '.join(map(str, values))}")
+    return lines
 
 
 def _ids(values: Integer[Tensor, "H W"], kind: str) -> Tensor:
