@@ -140,7 +140,7 @@ def test_an_interval_that_touches_zero_shows_no_difference(low: float, high: flo
 
 def test_without_the_separate_network_the_verdict_has_one_value() -> None:
     shared, _ = pair(SEMANTIC, 0.4, 0.431, estimate(4.6))
-    assert verdict(SEMANTIC, shared, 3).startswith("Sharing helped semantic: miou 0.431, +4.6 %")
+    assert verdict(SEMANTIC, shared, 3).startswith("Sharing helped semantic: miou 0.431, gain +4.6 %")
 
 
 @pytest.mark.parametrize("seed", range(20))
