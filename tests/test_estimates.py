@@ -84,7 +84,7 @@ def test_gains_by_hand() -> None:
     np.testing.assert_allclose(gain(new, old, True), expected)
     np.testing.assert_allclose(gain(new, old, False), -expected)
     np.testing.assert_allclose(gain(new, old, True)[:, 0].mean(), 100 * (0.7 / 0.4 - 1))
-    # equation 5 of Maninis et al.: one task 20 % better, one whose error is 25 % smaller
+    # one task 20 % better, one whose error is 25 % smaller
     gains = {
         "a": gain(np.array([[0.6]]), np.array([[0.5]]), True),
         "b": gain(np.array([[3.0]]), np.array([[4.0]]), False),

@@ -96,7 +96,7 @@ def mean_gain(gains: Mapping[str, Float64[np.ndarray, "seeds rows"]]) -> Float64
     """The mean over what is in `gains`, each in per cent and positive for better.
 
     Of the headline value of each task it is the Delta_m of Maninis et al., Attentive single-tasking of multiple tasks
-    (2019), equation 5. Of all metrics, with the sign changed, it is the Delta_m % of Navon et al., Multi-task learning
+    (2019). Of all metrics, with the sign changed, it is the Delta_m % of Navon et al., Multi-task learning
     as a bargaining game (2022), section 6, where lower is better.
     """
     return np.mean(np.stack(list(gains.values())), axis=0)

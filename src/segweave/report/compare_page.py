@@ -220,7 +220,7 @@ def _worth(result: ComparisonResult) -> Html:
         return join([*parts, paragraph("Without separate networks there is nothing to measure sharing against.")])
     over_tasks = (
         "Mean over the tasks of the relative gain of each one's headline against its separate network (Maninis et al. "
-        "2019, equation 5). Higher is better: above 0, the shared network does better."
+        "2019). Higher is better: above 0, the shared network does better."
     )
     over_metrics = (
         "Mean over all metrics of their relative change, positive for worse (Navon et al. 2022, section 6). Lower is "
