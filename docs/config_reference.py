@@ -202,6 +202,12 @@ _BALANCING = """\
 """
 
 
+_FRACTION = (
+    "share of the training images that are used, or by task, of the labels of that task; drawn by `train.seed`, "
+    "smaller ones out of larger ones."
+)
+
+
 def page() -> str:
     """The whole page as Markdown."""
     common = options(TASK)
@@ -218,6 +224,7 @@ def page() -> str:
         Option("sampling", "text or a mapping", "`proportional`", "which images make each step."),
         Option("sets", "a mapping", "none", "several data sets in place of one `format`; or `data` is a list of them."),
         Option("cache", "`decoded` or a mapping", "none", "whether decoded images and labels are kept on the disk."),
+        Option("fraction", "a number, or a mapping to numbers", "none", _FRACTION),
         Option("normalise", "true, false, a whole number or null", "`null`", normalise),
     ]
     lines = [

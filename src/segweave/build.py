@@ -33,7 +33,7 @@ from segweave.plan import Plan
 from segweave.resume import check_classes, config_changes, data_changes
 from segweave.run_folder import check_folder, task_specs
 from segweave.schema import check_config, data_bands
-from segweave.sources import build_dataset, build_tasks, cached
+from segweave.sources import build_dataset, build_tasks, cached, training_images
 from segweave.summary import write_report
 from segweave.tasks.task import Task
 
@@ -94,7 +94,7 @@ def train(
     specs = task_specs(Path(out) / name) if resume else {}
     check_classes(Path(out) / name, tasks, specs)
     augment.check({task.name: task for task in tasks})
-    dataset = cached(config, "train", tasks, build_dataset(config, "train", tasks))
+    dataset = training_images(config, tasks, plan.seed)
     validation = cached(config, "val", tasks, build_dataset(config, "val", tasks))
     fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
     if changes is not None:

@@ -32,7 +32,7 @@ from segweave.report.compare_page import ComparisonResult, comparison_page, verd
 from segweave.report.html import number
 from segweave.resume import config_changes
 from segweave.run_folder import check_folder
-from segweave.sources import build_dataset, build_tasks
+from segweave.sources import build_dataset, build_tasks, training_images
 from segweave.terminal import console
 from segweave.variants import Variant, variants
 
@@ -95,7 +95,7 @@ def compare(
 def _equal_budget(config: Config, ways: Sequence[Variant]) -> tuple[str, list[Variant]]:
     """The budget in words, and the ways with it: the steps that the config itself would take, or its minutes."""
     plan, tasks = Plan(**config.train), build_tasks(config)
-    sampling = build.build_sampling(config, build_dataset(config, "train", tasks), tasks, plan)
+    sampling = build.build_sampling(config, training_images(config, tasks, plan.seed), tasks, plan)
     steps = plan.total(sampling.steps)
     limit = {"minutes": plan.minutes} if steps is None else {"steps": steps}
     made = []

@@ -21,6 +21,7 @@ from segweave.tasks import TASKS
 _PATHS = ("root",)
 _VIEWS = {"size": (list[int] | None, None), "augment": (Any, None), "sampling": (Any, None)}  # of all of the data
 _VIEWS |= {"normalise": (bool | int | None, None), "cache": (Any, None)}
+_VIEWS |= {"fraction": (float | dict[str, float] | None, None)}
 _OF_A_SET = {"maps": (dict[str, dict[int, int | str]], None), "read": (dict[str, dict[str, Any]], None)}
 _UNCHANGED = {"scale": None, "flip": 0.0, "colour": 0.0}  # the augmentation that does nothing
 
@@ -58,6 +59,7 @@ def check_config(raw: Config, base: Path = Path(), data_only: bool = False) -> C
         if isinstance(options.get("classes"), str):
             tasks[str(name)]["classes"] = _locate(options["classes"], base)
     _check_layers(data.get("sets", {}), tasks)
+    _check_fraction(data.get("fraction"), tasks)
     model = check(raw.model, signature_options("segweave.model:create_model")[0], "model")
     model |= _checked_bands(data, model)
     check_betas(model.get("regularizers"), "model.regularizers")
@@ -98,6 +100,16 @@ def _check_layers(sets: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]
             if tasks and layer not in known:
                 near = nearest(layer, tasks)
                 raise ConfigError(f"data.sets.{name}.tasks.{layer}: no task reads this layer; did you mean {near}?")
+
+
+def _check_fraction(fraction: float | Mapping[str, float] | None, tasks: Mapping[str, Any]) -> None:
+    by_task = fraction if isinstance(fraction, Mapping) else {} if fraction is None else {"": fraction}
+    for task, share in by_task.items():
+        where = f"data.fraction.{task}" if task else "data.fraction"
+        if task and task not in tasks:
+            raise ConfigError(f"{where}: no such task; did you mean {nearest(task, tasks)}?")
+        if not 0 < share <= 1:
+            raise ConfigError(f"{where}: found {share}; expected a share above 0 and at most 1")
 
 
 def _checked_views(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from segweave.data.mixture import Part
     from segweave.tasks.task import Task
 
-_OUR_KEYS = ("format", "augment", "normalise", "sampling", "maps", "read", "cache")
+_OUR_KEYS = ("format", "augment", "normalise", "sampling", "maps", "read", "cache", "fraction")
 _INSTANCES = "instances"
 """How the name of a layer ends in which each object has a number and 0 is none."""
 _NEAREST, _FARTHEST = 1e-3, 1e4
 """Depth in metres that counts where no task says what does."""
 _KINDS: Mapping[str, Kind] = {"semantic": "classes", "depth": "metres"}
 """What labels of a task may be made into others, by its kind."""
-_AFTER_READING = ("augment", "normalise", "sampling", "cache")
+_AFTER_READING = ("augment", "normalise", "sampling", "cache", "fraction")
 
 
 def build_tasks(config: Config) -> list[Task]:
@@ -208,6 +208,22 @@ def _serves(options: Mapping[str, Any], tasks: Sequence[Task]) -> bool:
 
     layers = FORMATS.load(options["format"]).layers(options)  # pyright: ignore[reportAttributeAccessIssue]
     return layers is None or bool(labelled_layers(tasks, layers))
+
+
+def training_images(config: Config, tasks: Sequence[Task], seed: int) -> Dataset:
+    """The images to train on: the train split behind its cache, or the fraction of it that the config asks for.
+
+    Raises:
+        ConfigError: as `build_dataset` and `cached`.
+        DataError: as `build_dataset`.
+    """
+    dataset = cached(config, "train", tasks, build_dataset(config, "train", tasks))
+    fraction = config.data.get("fraction")
+    if fraction is None:
+        return dataset
+    from segweave.data.fraction import Fraction
+
+    return Fraction(dataset, fraction, [task.name for task in tasks], seed)
 
 
 def cached(config: Config, split: str, tasks: Sequence[Task], dataset: Dataset) -> Dataset:
