@@ -194,6 +194,47 @@ def test_a_finished_comparison_trains_nothing_and_a_part_of_it_only_the_rest(
         compare.compare(replace(config, train={**tiny().train, "steps": 2}), seeds=1, **options)
 
 
+def test_on_fewer_labels(config: Config, tmp_path: Path) -> None:
+    two = alone(config, ["depth", "scene"])
+    options: dict[str, Any] = {"seeds": 1, "out": tmp_path, "draws": 5, "device": "cpu"}
+    folder, made = compare.compare(two, fractions=[0.5], scarce="scene", **options)
+    half, scarce, whole = made.shares
+    assert [(share.fraction, share.scarce) for share in made.shares] == [(0.5, ""), (0.5, "scene"), (1, "")]
+    others = "multi-task, all labels of other tasks"
+    assert half.labels == {name: {"depth": 6, "scene": 6} for name in ("separate", "multi-task")}
+    assert scarce.labels == {others: {"depth": 12, "scene": 6}}
+    assert whole.labels == {name: {"depth": 12, "scene": 12} for name in ("separate", "multi-task")}
+    assert [variant.values for variant in whole.variants] == [variant.values for variant in made.variants]
+    names = {"separate scene, 0.5 of the images", "multi-task, 0.5 of the images", "multi-task, 0.5 of scene"}
+    assert names < {path.name for path in (folder / "runs").iterdir()}
+    found = {}
+    for name in names:
+        assert len(steps(folder / "runs" / name / "seed-0")) == 3
+        found[name] = build.evaluate_run(folder / "runs" / name / "seed-0", "test", device="cpu")["scene"]["auroc"]
+    single, shared, few = (found[name] for name in sorted(names, reverse=True))
+    (separate, multi), (other,) = half.variants, scarce.variants
+    each = [variant.values["scene"]["auroc"].each[0] for variant in (separate, multi, other)]
+    np.testing.assert_allclose(each, [single, shared, few], rtol=1e-9)
+    np.testing.assert_allclose(other.gains["scene"]["auroc"].mean, 100 * (few - single) / single, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"fraction": 0.5}, {"fractions": [0.5]}, r"data\.fraction: found beside --data-fractions"),
+        ({}, {"fractions": [0.0]}, r"data\.fraction: found 0"),
+        ({}, {"fractions": [0.5], "scarce": "sky"}, r"data\.fraction\.sky: no such task"),
+        ({}, {"scarce": "scene"}, "--scarce scene: expected --data-fractions with it"),
+    ],
+)
+def test_what_is_no_share(
+    changes: dict[str, Any], options: dict[str, Any], message: str, config: Config, tmp_path: Path
+) -> None:
+    made = replace(config, data={**config.data, **changes})
+    with pytest.raises(ConfigError, match=message):
+        compare.compare(made, seeds=1, out=tmp_path, device="cpu", **options)
+
+
 def test_several_jobs_find_the_same(config: Config, tmp_path: Path) -> None:
     single, changed = alone(config, ["scene"]), {"slow": ["train.lr=1e-4"]}
     made = [

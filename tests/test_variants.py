@@ -13,7 +13,7 @@ from segweave.errors import ConfigError
 from segweave.plan import Plan
 from segweave.schema import check_config
 from segweave.sources import build_dataset, build_tasks
-from segweave.variants import alone, variants, written
+from segweave.variants import alone, shares_written, variants, written
 
 TASKS = {
     "semantic": {"kind": "semantic"},
@@ -44,6 +44,13 @@ def test_a_variant_is_a_name_and_changes() -> None:
     for text in ("", "up", "balancing.method=upgrad", "up 'balancing"):
         with pytest.raises(ConfigError, match="--variant"):
             written(text)
+
+
+def test_shares_are_numbers() -> None:
+    assert shares_written("0.1, 0.25,1") == [0.1, 0.25, 1]
+    assert shares_written("") == []
+    with pytest.raises(ConfigError, match="--data-fractions half"):
+        shares_written("half")
 
 
 def test_the_config_then_its_variants_then_one_network_per_task() -> None:

@@ -178,6 +178,12 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(help="how many")] = 3,
     separate: Annotated[bool, typer.Option(help="whether to train one network per task")] = True,
+    data_fractions: Annotated[
+        str | None, typer.Option(metavar="0.1,0.5,...", help="shares of the training images to train on, too")
+    ] = None,
+    scarce: Annotated[
+        str | None, typer.Option(metavar="TASK", help="a task with such shares of its labels and all of the others'")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of runs and page; compare/CONFIG by default")] = None,
     split: Annotated[str | None, typer.Option(help="where to measure; test where it has labels, else val")] = None,
     resamples: Annotated[int, typer.Option(help="of the images, for the intervals")] = 200,
@@ -186,10 +192,11 @@ def compare(
 ) -> None:
     """Train one network for all tasks and one for each, and say whether sharing is worth it."""
     from segweave.schema import read_config
-    from segweave.variants import written
+    from segweave.variants import shares_written, written
 
     checked = read_config(config, overrides or [])
     changed = dict(written(text) for text in variant or ())
+    fractions = shares_written(data_fractions or "")
     from segweave import compare
     from segweave.terminal import console
 
@@ -198,6 +205,8 @@ def compare(
         changed,
         seeds=seeds,
         separate=separate,
+        fractions=fractions,
+        scarce=scarce,
         out=out.expanduser() if out else None,
         split=split,
         draws=resamples,

@@ -22,19 +22,20 @@ from rich.table import Table
 
 from segweave import build, checkpoint
 from segweave.atomic import write_text
-from segweave.comparison import measure, result
+from segweave.comparison import measure, result, shares
 from segweave.config import Config
 from segweave.data.dataset import Dataset
 from segweave.errors import CheckpointError, ConfigError
 from segweave.estimates import SEPARATE, Estimate, resamples
 from segweave.plan import Plan
-from segweave.report.compare_page import ComparisonResult, comparison_page, verdict
+from segweave.report.compare_page import comparison_page, verdict
+from segweave.report.compared import ComparisonResult
 from segweave.report.html import number
 from segweave.resume import config_changes
 from segweave.run_folder import check_folder
 from segweave.sources import build_dataset, build_tasks, training_images
 from segweave.terminal import console
-from segweave.variants import Variant, variants
+from segweave.variants import Variant, variants, with_fewer_labels
 
 
 def compare(
@@ -43,6 +44,8 @@ def compare(
     *,
     seeds: int = 3,
     separate: bool = True,
+    fractions: Sequence[float] = (),
+    scarce: str | None = None,
     out: Path | None = None,
     split: str | None = None,
     draws: int = 200,
@@ -60,6 +63,8 @@ def compare(
         changed: changes to it by the name of a variant, as `segweave.variants.variants` takes them.
         seeds: how many, from the config's own on.
         separate: whether to train one network per task, too.
+        fractions: shares of the training images on which the config itself and one network per task are trained, too.
+        scarce: a task of which the config is also trained with these shares of the labels and all of the other tasks'.
         out: the folder; `compare/<name of the config>` by default.
         split: where to measure: by default `test` where every task has labels there, else `val`.
         draws: resamples of the images behind the intervals.
@@ -74,19 +79,29 @@ def compare(
     for option, value, least in (("seeds", seeds, 1), ("jobs", jobs or 1, 1), ("resamples", draws, 2)):
         if value < least:
             raise ConfigError(f"--{option}: found {value}; expected at least {least}")
+    if scarce is not None and not fractions:
+        raise ConfigError(f"--scarce {scarce}: expected --data-fractions with it, the shares of its labels")
     out = Path("compare") / Path(config.source).stem if out is None else out
     shown = shown or console(quiet=True)
     check_folder(out)
     place = build.choose_device(device)
     budget, ways = _equal_budget(config, variants(config, changed or {}, separate))
+    fewer = [
+        replace(share, ways=_equal_budget(config, share.ways)[1])
+        for share in (with_fewer_labels(config, [*fractions, 1], scarce) if fractions else ())
+    ]
+    everything = list({way.name: way for way in [*ways, *(way for share in fewer for way in share.ways)]}.values())
     split, images = _measured_on(config, split)
     first = Plan(**config.train).seed
     numbers = list(range(first, first + seeds))
-    _train(ways, numbers, out / "runs", jobs, device, shown)
-    runs = {way.name: [_run(out / "runs", way, seed) for seed in numbers] for way in ways}
-    shown.print(f"measuring {len(ways) * seeds} networks on {len(images)} images of {split}", highlight=False)
-    trained = measure(ways, runs, images, split, resamples(len(images), draws), place)
-    made = result(config, trained, images, split, numbers, draws, budget, command, place)
+    _train(everything, numbers, out / "runs", jobs, device, shown)
+    runs = {way.name: [_run(out / "runs", way, seed) for seed in numbers] for way in everything}
+    shown.print(f"measuring {len(everything) * seeds} networks on {len(images)} images of {split}", highlight=False)
+    counts = resamples(len(images), draws)
+    trained = measure(ways, runs, images, split, counts, place)
+    few = [(share, measure(share.ways, runs, images, split, counts, place)) for share in fewer]
+    told = shares(few, config, len(images), numbers[0])
+    made = result(config, trained, images, split, numbers, draws, budget, command, place, told)
     write_text(out / "comparison.json", json.dumps(_plain(made), indent=1, ensure_ascii=False))
     write_text(out / "report.html", comparison_page(made))
     return out, made
@@ -107,7 +122,7 @@ def _equal_budget(config: Config, ways: Sequence[Variant]) -> tuple[str, list[Va
     sizes = {p.batch_size * p.accumulate for p in (Plan(**way.config.train) for way in made)}
     each = f" of {number(min(sizes))} images" if len(sizes) == 1 else ", of the numbers of images that each says"
     words = f"Every network was trained for {long}{each}, with the same seeds. Early stopping was off."
-    if any(way.name.startswith(f"{SEPARATE} ") for way in made):
+    if any(way.column == SEPARATE for way in made):
         words += " A separate network saw the same images as the shared one, with the labels of its task alone."
     return words, made
 

@@ -23,15 +23,15 @@ from segweave.estimates import SEPARATE, Estimate, estimate, gain, mean_gain
 from segweave.evaluate import evaluate_images, resampled
 from segweave.metrics.metric import FAULTS
 from segweave.model import MultiTaskModel
-from segweave.report.compare_page import Compared, ComparisonResult, PictureRow
-from segweave.report.compare_page import Variant as Shown
-from segweave.report.gallery import Picture
+from segweave.report.compared import Compared, ComparisonResult, Share
+from segweave.report.compared import Variant as Shown
+from segweave.report.gallery import Picture, PictureRow
 from segweave.report.history import History, Point, read_history
 from segweave.resume import read_facts
-from segweave.sources import build_dataset, build_tasks
+from segweave.sources import build_dataset, build_tasks, training_images
 from segweave.summary import Answers, example
 from segweave.tasks.task import Task
-from segweave.variants import Variant
+from segweave.variants import Shared, Variant
 
 _PICTURES = 4
 """Images in the grid."""
@@ -80,8 +80,8 @@ def measure(
             task: {key: np.stack([seed[task][key] for seed in by_seed]) for key in by_seed[0][task]}
             for task in way.tasks
         }
-    apart = [way for way in ways if way.name.startswith(f"{SEPARATE} ")]
-    trained = [Trained(way.name, [way], [runs[way.name]], found[way.name]) for way in ways if way not in apart]
+    apart = [way for way in ways if way.column == SEPARATE]
+    trained = [Trained(way.column, [way], [runs[way.name]], found[way.name]) for way in ways if way not in apart]
     if apart:
         values = {task: table for way in apart for task, table in found[way.name].items()}
         trained.insert(0, Trained(SEPARATE, apart, [runs[way.name] for way in apart], values))
@@ -144,6 +144,32 @@ def mean_gains(
     return mean_gain(heads), -mean_gain(every) if every else None
 
 
+def shares(measured: Sequence[tuple[Shared, Sequence[Trained]]], config: Config, images: int, seed: int) -> list[Share]:
+    """The ways on shares of the labels; where the labels of one task are few, beside its network on as many images.
+
+    Args:
+        measured: from few labels to many.
+        images: that were measured.
+        seed: of the training images that are counted.
+    """
+    tasks = {task.name: task for task in build_tasks(config)}
+    found = []
+    base: Values = {}
+    for share, trained in measured:
+        base = trained[0].values if trained[0].name == SEPARATE else base
+        shown = [_shown(way, base, tasks, images, None) for way in trained]
+        labels = {
+            way.name: {
+                task: training_images(variant.config, build_tasks(variant.config), seed).labelled(task)
+                for variant in way.variants
+                for task in variant.tasks
+            }
+            for way in trained
+        }
+        found.append(Share(share.fraction, shown, labels, share.scarce))
+    return found
+
+
 def result(
     config: Config,
     trained: Sequence[Trained],
@@ -154,6 +180,7 @@ def result(
     budget: str,
     command: str,
     device: torch.device,
+    fewer: Sequence[Share] = (),
 ) -> ComparisonResult:
     """What the page tells; the costs are measured on the device, on a network of the first seed."""
     tasks = {task.name: task for task in build_tasks(config)}
@@ -182,6 +209,7 @@ def result(
         facts=_facts(trained, seeds),
         config=dump(config.sections()),
         notes=list(dict.fromkeys(note for way in trained for note in _notes(way))),
+        shares=fewer,
     )
 
 

@@ -22,11 +22,17 @@ class Variant:
         name: of the variant.
         config: what is trained.
         changes: to the config that all are variants of, as they were written.
+        shown: the name in tables; networks of single tasks share one.
     """
 
     name: str
     config: Config
     changes: Sequence[str] = ()
+    shown: str = ""
+
+    @property
+    def column(self) -> str:
+        return self.shown or self.name
 
     @property
     def tasks(self) -> list[str]:
@@ -47,6 +53,14 @@ def written(text: str) -> tuple[str, list[str]]:
     if not changes or "=" in name:
         raise ConfigError(f"--variant {text!r}: expected a name and changes: 'upgrad balancing.method=upgrad'")
     return name, changes
+
+
+def shares_written(text: str) -> list[float]:
+    """The numbers of `0.1,0.25,0.5`. Raises ConfigError for what is none."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"--data-fractions {text}: expected numbers above 0 and at most 1, as 0.1,0.25") from None
 
 
 def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: bool = True) -> list[Variant]:
@@ -70,8 +84,53 @@ def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: boo
             )
         found.append(Variant(name, _changed(config, name, changes), changes))
     if separate and len(shared.tasks) > 1:
-        found += [Variant(f"{SEPARATE} {task}", alone(config, [task])) for task in shared.tasks]
+        found += [Variant(f"{SEPARATE} {task}", alone(config, [task]), shown=SEPARATE) for task in shared.tasks]
     return found
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The ways to train on a share of the labels.
+
+    Args:
+        fraction: of the training images, or of the labels of the task `scarce` alone.
+        ways: the config itself and one network per task; with `scarce` the config alone.
+    """
+
+    fraction: float
+    ways: Sequence[Variant]
+    scarce: str = ""
+
+
+def with_fewer_labels(config: Config, fractions: Iterable[float], scarce: str | None) -> list[Shared]:
+    """The config itself and one network per task on shares of the training images.
+
+    Args:
+        fractions: above 0 and at most 1.
+        scarce: a task of which the config is also trained with that share of the labels and all of the other tasks'.
+
+    Raises:
+        ConfigError: a fraction out of range, an unknown task, or a config that has a fraction already.
+    """
+    if config.data.get("fraction") is not None:
+        raise ConfigError("data.fraction: found beside --data-fractions; expected one of them")
+    found = []
+    for fraction in sorted(set(fractions)):
+        ways = variants(_few(config, fraction), {})
+        if fraction < 1:
+            ways = [replace(way, name=f"{way.name}, {fraction:g} of the images", shown=way.column) for way in ways]
+        found.append(Shared(fraction, ways))
+        if scarce is not None and fraction < 1:
+            name = f"{SHARED}, {fraction:g} of {scarce}"
+            way = Variant(name, _few(config, {scarce: fraction}), shown=f"{SHARED}, all labels of other tasks")
+            found.append(Shared(fraction, [way], scarce))
+    return found
+
+
+def _few(config: Config, fraction: float | Mapping[str, float]) -> Config:
+    if fraction == 1:
+        return config
+    return check_config(replace(config, data={**config.data, "fraction": fraction}))
 
 
 def _changed(config: Config, name: str, changes: Iterable[str]) -> Config:

@@ -12,7 +12,8 @@ from sample_run import NASTY, noise
 
 from segweave.estimates import Estimate
 from segweave.report.chart import Line, lines_chart
-from segweave.report.compare_page import Compared, ComparisonResult, Variant, comparison_page, verdict
+from segweave.report.compare_page import comparison_page, verdict
+from segweave.report.compared import Compared, ComparisonResult, Share, Variant
 from segweave.report.gallery import Picture, PictureRow
 from segweave.report.history import mean_line
 from segweave.report.html import number
@@ -87,6 +88,33 @@ def result(*, side: int = 24, images: int = 1) -> ComparisonResult:
 @pytest.fixture(scope="module")
 def page() -> Page:
     return Page(comparison_page(result()))
+
+
+def test_accuracy_by_the_number_of_labels() -> None:
+    made = result()
+    labels = {
+        name: {task.name: 120 + place for task in made.tasks} for place, name in enumerate(("separate", "multi-task"))
+    }
+    few = replace(variant("others whole", ["lanes"], 3), gains={"lanes": {"miou": estimate(-7.7, 0.5)}})
+    shares = [
+        Share(0.25, made.variants[:2], labels),
+        Share(0.25, [few], {"others whole": {"lanes": 131}}, scarce="lanes"),
+        Share(1.0, made.variants[:2], {name: dict.fromkeys(table, 480) for name, table in labels.items()}),
+    ]
+    text = comparison_page(replace(made, shares=shares))
+    page = Page(text)
+    charts = [svg["aria-label"] for svg in page.named("svg") if "training labels" in svg.get("aria-label", "")]
+    assert len(charts) == 2
+    assert charts[0].startswith("lanes: miou ↑ by number of training labels. separate from 0.412")
+    assert "others whole" in charts[0]
+    assert "others whole" not in charts[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", text.partition('id="labels"')[2].partition("</section>")[0], re.DOTALL)
+    shown = [[re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+    assert shown[1] == ["lanes", "multi-task", "25 %", "121", "0.5123", "+3.3 %", "+2.3 to +4.3 %"]
+    assert shown[3] == ["lanes", "others whole", "25 %", "131", "0.7123", "-7.7 %", "-8.2 to -7.2 %"]
+    assert len(shown) == 6
+    assert "derived from" in shown[4][0]
+    assert 'id="labels"' not in comparison_page(made)
 
 
 SEMANTIC = Compared("semantic", "semantic", "miou", "", {"miou": True}, 50)

@@ -149,13 +149,21 @@ def validation_chart(title: str, points: Sequence[Point], higher_is_better: bool
     return _chart(f"{title} {arrow(higher_is_better)}", f"best {number(best[1])}", frame, join(drawn), words)
 
 
-def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int = POINTS, exact: bool = False) -> Html:
+def lines_chart(
+    title: str,
+    lines: Sequence[Line],
+    zero: bool = False,
+    most: int = POINTS,
+    exact: bool = False,
+    by: str = "step",
+) -> Html:
     """Several values of every step in one frame, each by its running mean, with their names and last values below.
 
     Args:
         zero: 0 is in the frame, so that heights can be compared.
         most: points of each line.
         exact: the points themselves in place of their running mean.
+        by: what stands on the horizontal axis.
     """
     means = [list(line.points) if exact else smoothed(line.points) for line in lines]
     everything = [point for line, points in zip(lines, means, strict=True) for point in chain(points, *line.each)]
@@ -175,7 +183,7 @@ def lines_chart(title: str, lines: Sequence[Line], zero: bool = False, most: int
         entries.append(tag("li", join([line_key, tag("span", name)])))
         words.append(f"{line.name} from {number(points[0][1])} to {number(points[-1][1])}")
     key = tag("ul", join(entries), class_="key")
-    return _chart(title, "", frame, join(drawn), "; ".join(words) + ".", key)
+    return _chart(title, "", frame, join(drawn), "; ".join(words) + ".", key, by)
 
 
 def labels(values: Sequence[float]) -> list[str]:
@@ -204,14 +212,16 @@ def _from_to(points: Sequence[Point], means: Sequence[Point]) -> str:
     )
 
 
-def _chart(title: str, value: str, frame: Frame, drawn: Html, words: str, below: Html | None = None) -> Html:
+def _chart(
+    title: str, value: str, frame: Frame, drawn: Html, words: str, below: Html | None = None, by: str = "step"
+) -> Html:
     scale = " Logarithmic scale." if frame.log else ""
     picture = tag(
         "svg",
         join([frame.axes(), drawn]),
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
-        aria_label=f"{title} by step. {words}{scale}",
+        aria_label=f"{title} by {by}. {words}{scale}",
     )
     caption = join([tag("b", title), tag("span", " · ".join(filter(None, [value, "log scale" if frame.log else ""])))])
     return tag("figure", join([tag("figcaption", caption), picture, escape(below or Html())]), class_="chart")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
-from segweave.estimates import LEVEL, SEPARATE, SHARED, Estimate
+from segweave.estimates import LEVEL, SEPARATE, Estimate
 from segweave.report.chart import Line, lines_chart
+from segweave.report.compared import Compared, ComparisonResult, Variant
 from segweave.report.cost_section import COLUMNS, cost_values, sharing
-from segweave.report.gallery import PictureRow, grid_html
-from segweave.report.history import Point, mean_line
+from segweave.report.gallery import grid_html
+from segweave.report.history import mean_line
 from segweave.report.html import (
     Content,
     Html,
@@ -27,6 +26,7 @@ from segweave.report.html import (
     table,
     tag,
 )
+from segweave.report.labels_section import labels_section
 from segweave.report.pareto import Spot, pareto_chart
 from segweave.report.style import SERIES
 from segweave.report.train_page import again, fitted
@@ -35,110 +35,6 @@ _OVER_TASKS, _OVER_METRICS = "Δm over tasks", "Δm % over metrics"
 _ENOUGH = 5
 """Seeds from which on the page does not warn of their small number."""
 _ZERO = Estimate(0.0, math.nan, math.nan, (), math.nan)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A task of the comparison.
-
-    Args:
-        name, kind: of the task.
-        headline, unit: key of the value that stands for it, and its unit.
-        better: every key of the metric, with whether a higher value is better.
-        labelled: measured images with a label for it.
-        origin: how its labels came about where nobody annotated them.
-    """
-
-    name: str
-    kind: str
-    headline: str
-    unit: str
-    better: Mapping[str, bool]
-    labelled: int
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to train, over all seeds.
-
-    Args:
-        name: `separate` (one network per task), `multi-task` (the config), or a variant's own.
-        tasks: that it was trained for.
-        changes: to the config, such as `balancing.method=upgrad`.
-        values: by task and key of its metric, on the measured split.
-        gains: by task and key, the change against `separate` in per cent, positive for better; empty for `separate`
-            itself and where there are no separate networks.
-        by_tasks: mean over the tasks of the gains of their headlines, in per cent; higher is better.
-        by_metrics: mean over the metrics of the gains with their sign changed, in per cent; lower is better.
-        seconds: of training, by seed; the sum over the networks.
-        cost: parameters, macs, milliseconds and peak_megabytes, as `cost_table` gives them for a network or for the
-            sum of separate ones; nan for what was not measured.
-        curves: by task, a line of (step, headline on the validation images) per seed.
-        steps: of the optimizer, in each network.
-        networks: that answer all tasks together.
-    """
-
-    name: str
-    tasks: Sequence[str]
-    changes: Sequence[str]
-    values: Mapping[str, Mapping[str, Estimate]]
-    gains: Mapping[str, Mapping[str, Estimate]]
-    by_tasks: Estimate | None
-    by_metrics: Estimate | None
-    seconds: Sequence[float]
-    cost: Mapping[str, float] | None
-    curves: Mapping[str, Sequence[Sequence[Point]]]
-    steps: int
-    networks: int = 1
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """Everything that the page tells, as plain values.
-
-    Args:
-        name: of the comparison.
-        lead: one line about it.
-        tasks: in the network's order.
-        variants: in the order of their columns and colours; `multi-task` is among them.
-        seeds: that each variant was trained with.
-        split, images: that were measured.
-        resamples: of the images, for the intervals.
-        checkpoint: which weights were measured, and on what split they were picked.
-        budget: what is equal among the variants.
-        cost_where: size, device and threads of the measured costs.
-        pictures: example images.
-        command: that compares the same again.
-        facts: versions, device, data and the like.
-        config: YAML.
-        notes: what a reader should know before the numbers.
-    """
-
-    name: str
-    lead: str
-    tasks: Sequence[Compared]
-    variants: Sequence[Variant]
-    seeds: Sequence[int]
-    split: str
-    images: int
-    resamples: int
-    checkpoint: str
-    budget: str
-    cost_where: str
-    pictures: Sequence[PictureRow]
-    command: str
-    facts: Mapping[str, str]
-    config: str
-    notes: Sequence[str] = ()
-
-    @property
-    def shared(self) -> Variant:
-        return next(variant for variant in self.variants if variant.name == SHARED)
-
-    @property
-    def separate(self) -> Variant | None:
-        return next((variant for variant in self.variants if variant.name == SEPARATE), None)
 
 
 def verdict(task: Compared, variant: Variant, seeds: int, separate: Variant | None = None) -> str:
@@ -176,6 +72,7 @@ def _page(result: ComparisonResult, pictures: int) -> str:
         "worth": ("Is sharing worth it?", [_worth(result), notes(result.notes)]),
         "results": ("Results", [_results(result), _variants(result)]),
         "cost": ("Accuracy against cost", [_costs(result)]),
+        **({"labels": ("Fewer labels", [labels_section(result)])} if result.shares else {}),
         "curves": ("Curves", [_curves(result)]),
         "pictures": ("Pictures", [grid_html([task.name for task in result.tasks], result.pictures, pictures)]),
         "again": ("How it was made", [_how(result), again(result.command, result.facts, result.config)]),
