@@ -158,6 +158,7 @@ class Page:
             at = arguments.index(str(path)) + 1
             own = [re.sub(r"^(train\.epochs)=\d+$", r"\1=2", word) for word in arguments[at:]]
             arguments = [*arguments[:at], *small(path, given), *own]
+            arguments += ["--seeds", "1", "--resamples", "5"] if arguments[0] == "compare" else []
         self.patch.setattr(sys, "argv", ["segweave", *arguments])
         try:
             cli.main()

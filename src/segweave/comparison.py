@@ -204,7 +204,7 @@ def result(
         ),
         budget=budget,
         cost_where=where,
-        pictures=_pictures(trained, images, split, size, device),
+        pictures=_pictures(trained, images, split, Resize(config.data.get("size")), device),
         command=command,
         facts=_facts(trained, seeds),
         config=dump(config.sections()),
@@ -285,14 +285,12 @@ def _costs(
 
 @torch.inference_mode()
 def _pictures(
-    trained: Sequence[Trained], images: Dataset, split: str, size: Sequence[int], device: torch.device
+    trained: Sequence[Trained], images: Dataset, split: str, resize: Resize, device: torch.device
 ) -> list[PictureRow]:
     """Images evenly spread over the split, with what the networks of the first seed answer; unreadable ones are not."""
     ways = trained[:2] if trained[0].name == SEPARATE else trained[:1]
     answers = [
-        (way.name, Answers(network(runs[0], split).to(device), images, Resize(size)))
-        for way in ways
-        for runs in way.runs
+        (way.name, Answers(network(runs[0], split).to(device), images, resize)) for way in ways for runs in way.runs
     ]
     rows = []
     count = min(_PICTURES, len(images))
