@@ -76,6 +76,9 @@ def test_the_config_then_its_variants_then_one_network_per_task() -> None:
     [
         ("separate", ["train.lr=1"], "neither"),
         ("../up", ["train.lr=1"], "expected letters"),
+        ("separate depth", ["train.lr=1"], "neither"),
+        ("long", ["train.lr=1", "train.steps=99"], "--variant long: found train.steps=99; expected no other budget"),
+        ("lucky", ["train.seed=7"], "found train.seed=7"),
         ("up", ["tasks=semantic,dept"], "found 'dept'; expected some of semantic, depth, normals"),
         ("up", ["balancing.method=upgrat"], "--variant up: .*upgrad"),
         ("up", ["train.lr"], "--variant up: override"),

@@ -13,6 +13,8 @@ from segweave.errors import ConfigError
 from segweave.estimates import SEPARATE, SHARED
 from segweave.schema import check_config
 
+_EQUAL = tuple(f"train.{key}" for key in ("steps", "epochs", "minutes", "patience", "seed"))
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -77,10 +79,15 @@ def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: boo
     shared = Variant(SHARED, config)
     found = [shared]
     for name, changes in changed.items():
-        if not re.fullmatch(r"\w[\w .-]*", name) or name in (SHARED, SEPARATE):
+        if not re.fullmatch(r"\w[\w .-]*", name) or name == SHARED or name.split()[0] == SEPARATE:
             raise ConfigError(
                 f"--variant {name}: found this name; expected letters, digits, '_', '-', '.' and blanks, and neither "
                 f"{SHARED} nor {SEPARATE}"
+            )
+        if equal := [change for change in changes if change.partition("=")[0].strip() in _EQUAL]:
+            raise ConfigError(
+                f"--variant {name}: found {equal[0]}; expected no other budget and no seed of its own: all that are "
+                f"compared have those of the config"
             )
         found.append(Variant(name, _changed(config, name, changes), changes))
     if separate and len(shared.tasks) > 1:
