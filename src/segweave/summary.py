@@ -30,6 +30,7 @@ from segweave.report.history import History, read_history, results_csv
 from segweave.report.html import number
 from segweave.report.train_page import TaskResult, TrainingRun, training_page
 from segweave.tasks.task import Legend, Prediction, Task
+from segweave.terminal import duration
 
 _RANKED = 200
 """Validation images that are scored one by one, evenly spread, to choose the examples from."""
@@ -303,8 +304,8 @@ def _facts(facts: Mapping[str, Any], state: Mapping[str, Any], history: History)
     unknown = "not recorded"
     shown_facts = {
         "started": facts.get("started") or unknown,
-        "training and validation": _duration(state["elapsed"]),
-        "training steps alone": _duration(history.seconds),
+        "training and validation": duration(state["elapsed"]),
+        "training steps alone": duration(history.seconds),
         "device": facts.get("device") or unknown,
         "seed": str(facts["seed"]),
         "balancing": facts.get("balancing") or unknown,
@@ -313,12 +314,6 @@ def _facts(facts: Mapping[str, Any], state: Mapping[str, Any], history: History)
         "python": facts["python"],
     }
     return shown_facts | dict(facts["versions"])
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def _notes(facts: Mapping[str, Any], state: Mapping[str, Any], history: History, plan: Plan) -> list[str]:
