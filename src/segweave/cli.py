@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from segweave.errors import SegweaveError
+from segweave.errors import ConfigError, SegweaveError
 
 app = typer.Typer(
     help="One network, one shared encoder, several vision tasks.",
@@ -219,6 +219,42 @@ def compare(
     for line in compare.sentences(made):
         typer.echo(line)
     typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def runs(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="searched; runs if none")] = None,
+    sort: Annotated[str | None, typer.Option(help="task/metric by which the best comes first; else newest")] = None,
+    tasks: Annotated[str | None, typer.Option(help="whose results are shown, such as semantic,depth; else all")] = None,
+    differences: Annotated[
+        bool, typer.Option("--differences", help="show the keys of the config in which the runs differ")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="file for all metrics and differences")] = None,
+) -> None:
+    """List runs beside each other: state, settings, and the results of the best validation."""
+    from segweave import runs
+    from segweave.atomic import write_text
+    from segweave.terminal import console
+
+    found = runs.find_runs([folder.expanduser() for folder in folders or [Path("runs")]])
+    found = found if sort is None else runs.best_first(found, sort)
+    chosen = runs.choose_tasks(found, tasks.split(",") if tasks else ())
+    shown = console()
+    table, left_out = runs.table(found, chosen, sort, differences, shown.width)
+    if found:
+        shown.print(table)
+    for run in found:
+        if run.problem:
+            typer.echo(f"{run.name}: damaged: {run.problem}", err=True)
+    if left_out:
+        typer.echo(f"left out in {shown.width} columns: {', '.join(left_out)}; --csv FILE has them", err=True)
+    typer.echo(f"runs: {len(found)}")
+    if csv:
+        try:
+            write_text(csv.expanduser(), runs.runs_csv(found, chosen))
+        except OSError as error:
+            raise ConfigError(f"--csv {csv}: cannot be written: {error.strerror}; choose another file") from None
+        typer.echo(f"written: {csv}")
 
 
 @app.command()

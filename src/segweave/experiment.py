@@ -65,7 +65,7 @@ def run(
     try:
         with Stop() as stop:
             if not (folder / "run.json").is_file():  # a run that was killed as it began has none yet
-                describe(folder, config, fingerprints, plan.seed, model.mean.device, balancer.label)
+                describe(folder, config, fingerprints, plan.seed, model, balancer.label)
             results = _train(model, loader, validate, balancer, plan, config, folder, changes, quiet, stop)
     except BaseException:
         if changes is None and not (folder / "weights").exists():

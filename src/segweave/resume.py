@@ -43,7 +43,7 @@ def config_changes(folder: Path, config: Config) -> Changes:
             f"{folder}: was trained with its tasks in the order {', '.join(before.tasks)}; keep that order"
         )
     changes: Changes = {}
-    old, new = _sections(before), _sections(config)
+    old, new = all_options(before), all_options(config)
     for where in dict.fromkeys([*old, *new]):
         if where not in old or where not in new:
             changes[where] = ("it" if where in old else None, "it" if where in new else None)
@@ -60,7 +60,7 @@ def config_changes(folder: Path, config: Config) -> Changes:
     return changes
 
 
-def _sections(config: Config) -> dict[str, dict[str, Any]]:
+def all_options(config: Config) -> dict[str, dict[str, Any]]:
     """All options with the defaults of those that were not written, by section."""
 
     def filled(options: Mapping[str, tuple[Any, Any]], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,13 +110,19 @@ def new_folder(out: Path, name: str) -> Path:
 
 
 def describe(
-    folder: Path, config: Config, fingerprints: Mapping[str, str], seed: int, device: torch.device, balancing: str
+    folder: Path,
+    config: Config,
+    fingerprints: Mapping[str, str],
+    seed: int,
+    model: MultiTaskModel,
+    balancing: str,
 ) -> None:
     """Writes `config.yaml` and `run.json`; `balancing` is the method's label. Raises CheckpointError."""
+    metrics = {name: task.metric() for name, task in model.tasks.items()}
     packages = ("segweave", "torch", "torchvision", "timm", "numpy")
     facts = {
         "started": _now(),
-        "device": device_name(device),
+        "device": device_name(model.mean.device),
         "seed": seed,
         "balancing": balancing,
         "data_fingerprint": dict(fingerprints),
@@ -124,6 +130,10 @@ def describe(
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
         "task_order": list(config.tasks),
+        "metrics": {
+            name: {"headline": metric.headline, "higher_is_better": dict(metric.keys)}
+            for name, metric in metrics.items()
+        },
     }
     _write(folder, config, facts)
 

@@ -30,6 +30,7 @@ from segweave.report.history import History, read_history, results_csv
 from segweave.report.html import duration, number
 from segweave.report.train_page import TaskResult, TrainingRun, training_page
 from segweave.tasks.task import Legend, Prediction, Task
+from segweave.terminal import duration
 
 _RANKED = 200
 """Validation images that are scored one by one, evenly spread, to choose the examples from."""
