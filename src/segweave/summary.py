@@ -27,7 +27,7 @@ from segweave.plan import Plan
 from segweave.report.curves_png import curves_png
 from segweave.report.gallery import Example, Gallery, Picture, Said, Shown
 from segweave.report.history import History, read_history, results_csv
-from segweave.report.html import duration, number
+from segweave.report.html import number
 from segweave.report.train_page import TaskResult, TrainingRun, training_page
 from segweave.tasks.task import Legend, Prediction, Task
 from segweave.terminal import duration

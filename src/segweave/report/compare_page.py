@@ -17,7 +17,6 @@ from segweave.report.html import (
     arrow,
     details,
     document,
-    duration,
     join,
     notes,
     number,
@@ -30,6 +29,7 @@ from segweave.report.labels_section import labels_section
 from segweave.report.pareto import Spot, pareto_chart
 from segweave.report.style import SERIES
 from segweave.report.train_page import again, fitted
+from segweave.terminal import duration
 
 _OVER_TASKS, _OVER_METRICS = "Δm over tasks", "Δm % over metrics"
 _ENOUGH = 5

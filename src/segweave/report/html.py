@@ -63,13 +63,6 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".strip()
 
 
-def duration(seconds: float) -> str:
-    """A time with the units that people would use: `1 h 5 min`, `2 min 30 s`, `4.2 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
 def arrow(higher_is_better: bool) -> str:
     """What stands behind a metric's name."""
     return "↑" if higher_is_better else "↓"
