@@ -36,6 +36,7 @@ from segweave.schema import check_config, data_bands
 from segweave.sources import build_dataset, build_tasks, cached, training_images
 from segweave.summary import write_report
 from segweave.tasks.task import Task
+from segweave.tracking import build_trackers
 
 
 def build_validation(
@@ -82,6 +83,7 @@ def train(
         SegweaveError: whatever in the config or the data cannot be used.
     """
     plan = Plan(**config.train)
+    trackers = build_trackers(plan.track)
     augment = Augment(_size(config), **(config.data.get("augment") or {}))
     name = name or Path(config.source).stem
     config = _normalised_as(Path(out) / name, config) if resume else config
@@ -138,6 +140,7 @@ def train(
         name=name,
         out=Path(out),
         changes=changes,
+        trackers=trackers,
         quiet=quiet,
     )
     if plan.report:

@@ -26,6 +26,7 @@ from segweave.resume import Changes
 from segweave.run_folder import Log, State, describe, new_folder, record, remark, restore, save
 from segweave.shortage import explained
 from segweave.stopping import Stop
+from segweave.tracking import Tracker, Tracking
 from segweave.train import Step, fit
 
 _SAVE_SECONDS = 300.0
@@ -45,6 +46,7 @@ def run(
     name: str,
     out: Path,
     changes: Changes | None = None,
+    trackers: Mapping[str, Tracker] | None = None,
     quiet: bool = False,
 ) -> tuple[Path, Results]:
     """Trains to the plan's end; returns the run folder and the best validation results.
@@ -54,6 +56,7 @@ def run(
     Args:
         fingerprints: of the data, by split.
         changes: goes on with the run of that name, about which this is different; None begins a new one.
+        trackers: by name, where the numbers of the log go as well.
 
     Raises:
         ConfigError: `plan.best` is no metric of this network, or the run folder cannot be made.
@@ -66,7 +69,9 @@ def run(
         with Stop() as stop:
             if not (folder / "run.json").is_file():  # a run that was killed as it began has none yet
                 describe(folder, config, fingerprints, plan.seed, model, balancer.label)
-            results = _train(model, loader, validate, balancer, plan, config, folder, changes, quiet, stop)
+            results = _train(
+                model, loader, validate, balancer, plan, config, folder, changes, trackers or {}, quiet, stop
+            )
     except BaseException:
         if changes is None and not (folder / "weights").exists():
             shutil.rmtree(folder)  # a run that ended before it kept anything
@@ -83,6 +88,7 @@ def _train(
     config: Config,
     folder: Path,
     changes: Changes | None,
+    trackers: Mapping[str, Tracker],
     quiet: bool,
     stop: Stop,
 ) -> Results:
@@ -153,7 +159,11 @@ def _train(
         seed=plan.seed,
     )
     size = config.data.get("size")
-    with Log(folder / "metrics.jsonl") as log, TrainingBar(console) as bar:
+    with (
+        Tracking(trackers, folder, config, state.step, console.print) as tracking,
+        Log(folder / "metrics.jsonl", tracking.line) as log,
+        TrainingBar(console) as bar,
+    ):
         # asked once a step: the time must not run out between a step and the question whether to validate it
         ending = state.step > 0 and done()
         if changes is not None and (changes or not ending):
@@ -217,7 +227,8 @@ def _train(
             if stop.signal is not None:
                 console.print(f"stopped and saved after step {state.step - 1}; --resume goes on from {folder}")
                 stop.leave()
-    assert state.best_results is not None
+        assert state.best_results is not None
+        tracking.finish(state.best_results)
     return state.best_results
 
 

@@ -33,6 +33,7 @@ class Plan:
         workers: processes that read data; by default one where there is more than one core.
         seed: of everything.
         report: write `report.html`, `results.png` and `results.csv` at the end.
+        track: where the numbers of the log go as well: `tensorboard`, `mlflow` or `wandb`, or several of them.
 
     Raises:
         ConfigError: values that make no sense together.
@@ -63,6 +64,9 @@ class Plan:
         workers: int | None = None,
         seed: int = 0,
         report: bool = True,
+        track: Literal["tensorboard", "mlflow", "wandb"]
+        | list[Literal["tensorboard", "mlflow", "wandb"]]
+        | None = None,
     ) -> None:
         if sum(limit is not None for limit in (steps, epochs, minutes)) > 1:
             raise ConfigError("train: expected one of steps, epochs and minutes; found several")
@@ -97,6 +101,7 @@ class Plan:
         self.ema, self.precision, self.compile, self.best = ema, precision, compile, best
         self.patience, self.validate_every = patience, validate_every
         self.workers, self.seed, self.report = workers, seed, report
+        self.track = [track] if isinstance(track, str) else track or []
 
     def total(self, steps_per_epoch: int) -> int | None:
         """Optimizer steps in all; None where a time decides."""

@@ -21,7 +21,8 @@ from segweave.errors import CheckpointError
 from segweave.tasks import TASKS
 from segweave.tasks.task import Task
 
-FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "compile", "report", "lr", "clip")
+FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "compile", "report", "track")
+FREE += ("lr", "clip")
 _CHOICES = {"data": "format", "tasks": "kind", "balancing": "method"}
 
 Changes = dict[str, tuple[Any, Any]]

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,12 +44,17 @@ class State:
 class Log:
     """`metrics.jsonl`, line by line; a line is with the operating system when `write` returns.
 
+    Args:
+        path: of the file.
+        also: is told every line, after it was written.
+
     Raises:
         CheckpointError: the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, also: Callable[[Mapping[str, Any]], None] = lambda _: None) -> None:
         self.path = path
+        self._also = also
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -57,6 +62,7 @@ class Log:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise self._full(error) from None
+        self._also(line)
 
     def validation(self, step: int, epoch: int, results: Results) -> None:
         """The metrics of a validation, under `task/key`."""
