@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segweave.balancing import METHODS
 from segweave.catalogue import signature_options
@@ -19,7 +19,9 @@ from segweave.config import Config, load
 from segweave.data import FORMATS, SAMPLINGS
 from segweave.errors import CheckpointError
 from segweave.tasks import TASKS
-from segweave.tasks.task import Task
+
+if TYPE_CHECKING:
+    from segweave.tasks.task import Task
 
 FREE = ("steps", "epochs", "minutes", "patience", "validate_every", "workers", "compile", "report", "track")
 FREE += ("lr", "clip")
