@@ -190,7 +190,7 @@ def compare(
     jobs: Annotated[int | None, typer.Option(help="runs at once; by default one per GPU")] = None,
     device: Device = None,
 ) -> None:
-    """Train one network for all tasks and one for each, and say whether sharing is worth it."""
+    """Compare one network for all tasks with one for each."""
     from segweave.schema import read_config
     from segweave.variants import shares_written, written
 
