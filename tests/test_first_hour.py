@@ -170,7 +170,7 @@ def test_a_wrong_label_is_one_line_and_leaves_no_bar(segweave: Cli, tmp_path: Pa
 END = """
 import torch
 from segweave.data import Synthetic
-from segweave.data.augment import Augment, to_float
+from segweave.data.augment import Augment
 from segweave.data.loader import Loader
 from segweave.tasks import Semantic
 task = Semantic("semantic", classes=8)

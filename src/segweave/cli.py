@@ -231,7 +231,7 @@ def runs(
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="file for all metrics and differences")] = None,
 ) -> None:
-    """List runs beside each other: state, settings, and the results of the best validation."""
+    """List runs beside each other, with settings and results."""
     from segweave import runs
     from segweave.atomic import write_text
     from segweave.terminal import console
