@@ -7,14 +7,10 @@ here, as `rasters` says.
 
 from __future__ import annotations
 
-import io
 import mmap
-import os
-import struct
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +22,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segweave import tiff
+from segweave import png, tiff
 from segweave.errors import DataError, UnreadableError
 
 _NAME_BANDS = "Say how many bands the files have, data.bands: 13, or which to read, data.bands: [4, 3, 2]."
@@ -36,16 +32,8 @@ _FORMATS: dict[bytes, type[ImageFile]] = dict.fromkeys(tiff.SIGNATURES, TiffImag
 _FORMATS |= {b"\x89PNG": PngImageFile, b"BM": BmpImagePlugin.BmpImageFile, b"GIF8": GifImagePlugin.GifImageFile}
 _FORMATS |= {b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
 _KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_PNG_MODES = {0: ("L", 1), 2: ("RGB", 3), 4: ("LA", 2), 6: ("RGBA", 4)}
-"""Mode and channels by the colour type of the PNG that libpng gives as they are stored, which a palette is not."""
 # Pillow names the byte it keeps of a 16-bit value by the byte order, so the other order gives the other byte.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_READ_AT_ONCE = 2**26
-"""Bytes of a PNG that are read, which is faster than mapping it."""
-_PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values per pixel by the colour type of a PNG."""
-_PNG_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-"""Of an interlaced one: the first row and column of each pass, and the steps down and across."""
 # What an EXIF orientation asks for: swap the axes, then reverse the rows, then the columns.
 TURNS = {2: (0, 0, 1), 3: (0, 1, 1), 4: (0, 1, 0), 5: (1, 0, 0), 6: (1, 0, 1), 7: (1, 1, 1), 8: (1, 1, 0)}
 
@@ -140,71 +128,14 @@ def orientation_of(image: ImageFile, file: IO[bytes]) -> int:
     """
     if not isinstance(image, PngImageFile):
         return _exif_orientation(image)
-    with _bytes_of(file) as stored:
-        metadata = _png_metadata(stored)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored:
+        metadata = png.metadata(stored)
     return _exif_orientation(PngImageFile(metadata)) if metadata else 1
 
 
 def _exif_orientation(image: ImageFile) -> int:
     # PngImageFile.getexif would decode all pixels in search of an EXIF block behind them
     return Image.Image.getexif(image).get(tiff.ORIENTATION, 1)
-
-
-def _bytes_of(file: IO[bytes]) -> AbstractContextManager[bytes | mmap.mmap]:
-    """All bytes of a file; those of a large one stay in it, because a small image may be in a file of any size."""
-    if os.fstat(file.fileno()).st_size > _READ_AT_ONCE:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    file.seek(0)
-    return nullcontext(file.read())
-
-
-def _png_metadata(stored: bytes | mmap.mmap) -> io.BytesIO | None:
-    """A PNG's header and the metadata before and behind the pixels; None without any."""
-    place, parts = 8, [stored[:8]]
-    while place + 12 <= len(stored):
-        size, kind = struct.unpack_from(">I4s", stored, place)
-        end = place + size + 12
-        if kind in (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt") and end <= len(stored):
-            parts.append(stored[place:end])
-        place = end
-    return io.BytesIO(b"".join([*parts, b"\0\0\0\0IDAT\x35\xaf\x06\x1e"])) if len(parts) > 2 else None
-
-
-def _png_chunks(file: IO[bytes]) -> list[tuple[bytes, int, int]]:
-    """Kind, place and size of the chunks of a PNG. Raises ValueError for a damaged one.
-
-    Pillow leaves the checksums of pixels unread, and would decode a flipped bit to other values.
-    """
-    length, chunks, kind = file.seek(0, os.SEEK_END), list[tuple[bytes, int, int]](), b""
-    file.seek(8)
-    while kind != b"IEND":
-        prefix = file.read(8)
-        size, kind, place = int.from_bytes(prefix[:4]), prefix[4:], file.tell()
-        if place + size + 4 > length:
-            raise ValueError("a PNG that is cut off")
-        if zlib.crc32(file.read(size), zlib.crc32(kind)) != int.from_bytes(file.read(4)):
-            raise ValueError(f"a PNG whose checksum of {kind.decode('latin-1')} is wrong")
-        chunks.append((kind, place, size))
-    return chunks
-
-
-def _refuse_short(file: IO[bytes], chunks: Sequence[tuple[bytes, int, int]]) -> None:
-    """Raises ValueError for a PNG with fewer rows than its header says: Pillow makes the others 0."""
-    file.seek(16)
-    width, height, bits, colours, _, _, interlaced = struct.unpack(">II5B", file.read(13))
-    passes = _PNG_PASSES if interlaced else ((0, 0, 1, 1),)
-    sides = [(-(-(height - top) // down), -(-(width - left) // across)) for top, left, down, across in passes]
-    per_pixel = bits * _PNG_BANDS[colours]
-    missing = sum(rows * (1 + -(-columns * per_pixel // 8)) for rows, columns in sides if columns)
-    inflate = zlib.decompressobj()
-    for kind, place, size in chunks:
-        file.seek(place)
-        packed = file.read(size) if kind == b"IDAT" else b""
-        while packed and missing > 0:
-            missing -= len(inflate.decompress(packed, 2**16))
-            packed = inflate.unconsumed_tail
-    if missing > 0:
-        raise ValueError(f"a PNG whose pixels lack {missing} bytes")
 
 
 def decode(path: Path, max_pixels: int, *, keep_alpha: bool = False, photograph: bool = False) -> Raster:
@@ -262,18 +193,14 @@ def _by_pillow(file: IO[bytes], path: Path, max_pixels: int) -> tuple[str, Raste
 
 def _plain_png(file: IO[bytes], path: Path, max_pixels: int) -> tuple[str, Raster, int] | None:
     """The same of a PNG that libpng gives as it is stored; None for any other file."""
-    start = file.read(33)
-    file.seek(0)
-    if len(start) < 33 or not start.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+    kind = png.plain_kind(file)
+    if kind is None:
         return None
-    width, height, bits, colours = struct.unpack_from(">II2B", start, 16)
-    if bits < 8 or colours not in _PNG_MODES:
-        return None
-    mode, channels = _PNG_MODES[colours]
+    height, width, mode, channels = kind
     refuse_size(path, height, width, max_pixels)
-    with _bytes_of(file) as stored:
+    with png.stored(file) as stored:
         pixels = imagecodecs.png_decode(stored)
-        metadata = _png_metadata(stored)
+        metadata = png.metadata(stored)
     if pixels.ndim == 3 and pixels.shape[2] > channels:
         # one colour of the file stands for transparency, and came as one more channel
         pixels = np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels[..., :-1])
@@ -337,9 +264,9 @@ def _wanted(count: int, alpha: bool, bands: int | Sequence[int], path: Path) -> 
 def _load(image: ImageFile, raw: str, file: IO[bytes], path: Path) -> tuple[str, np.ndarray]:
     """Decode the pixels: (mode, values). 16-bit colour of TIFF comes once for the high and once for the low bytes."""
     if isinstance(image, PngImageFile):
-        chunks, pixels = _png_chunks(file), _pixels(image)
+        chunks, pixels = png.chunks(file), _pixels(image)
         if image.info.get("interlace") or not pixels[-1].any():
-            _refuse_short(file, chunks)
+            png.refuse_short(file, chunks)
         return image.mode, pixels
     apart = isinstance(image, TiffImageFile) and image.tag_v2.get(tiff.PLANAR) == 2 and max(image.tag_v2[tiff.BITS]) > 8
     if not apart and (";16" not in raw or image.mode.startswith("I")):

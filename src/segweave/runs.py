@@ -165,7 +165,7 @@ def best_first(runs: Sequence[Run], metric: str) -> list[Run]:
         for key, better in known["higher_is_better"].items()
     }
     if metric not in higher:
-        near = nearest(metric, higher, 3) or "none, no run here has been validated"
+        near = nearest(metric, higher, 3) or "none, no run here names its metrics"
         raise ConfigError(f"--sort: found {metric!r}; expected task/metric of one of the runs; nearest: {near}")
     task, _, key = metric.partition("/")
 

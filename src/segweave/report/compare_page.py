@@ -1,4 +1,4 @@
-"""`compare.html`: whether sharing one network among the tasks was worth it, what it cost, and how that was measured."""
+"""A comparison's `report.html`: whether sharing one network was worth it, what it cost, and how that was measured."""
 
 from __future__ import annotations
 

@@ -205,10 +205,7 @@ class Task(ABC):
         return output
 
     def soft(self, output: Tensor) -> Tensor:
-        """The raw output as values that regularisers compare and average, float32; of the shape `form` names.
-
-        Nothing by default, for kinds whose `form` is `none`.
-        """
+        """The raw output as float32 that regularisers compare, shaped as `form` says; kinds of `none` have none."""
         raise NotImplementedError(f"{self.kind} has no soft prediction of {tuple(output.shape)}")
 
     def mirror(self, soft: Tensor) -> Tensor:
