@@ -137,6 +137,10 @@ def test_costs_curves_and_pictures(done: tuple[Path, compare.ComparisonResult]) 
             for task in made.tasks
         ]
         assert separate.seconds[seed] == pytest.approx(sum(taken))
+    for variant, names in ((separate, [f"separate {task.name}" for task in made.tasks]), (made.shared, ["multi-task"])):
+        runs = [folder / "runs" / name / f"seed-{seed}" for name in names for seed in made.seeds]
+        peaks = [line.get("peak_megabytes", 0) for run in runs for line in lines(run)]
+        assert variant.training_megabytes == max(peaks) > variant.cost["peak_megabytes"] / len(names)
         logged = [line for line in lines(folder / "runs" / "multi-task" / f"seed-{seed}") if line.get("split") == "val"]
         assert shared.curves["depth"][seed] == [(line["step"], line["depth/abs_rel"]) for line in logged]
     assert len(made.pictures) == 4

@@ -151,6 +151,21 @@ def test_what_a_run_holds(tmp_path: Path) -> None:
     assert json.loads((other / "run.json").read_text())["data_fingerprint"] != facts["data_fingerprint"]
 
 
+def test_memory_of_training_counts_what_the_optimizer_keeps(tmp_path: Path) -> None:
+    peaks, numbers = {}, 0
+    for optimizer in ("sgd", "adamw"):
+        folder, _ = build.train(tiny(train={"optimizer": optimizer, "steps": 3}), optimizer, tmp_path, quiet=True)
+        first, second, third = (line for line in lines(folder) if "seconds" in line)
+        numbers = sum(p.numel() for p in MultiTaskModel.from_pretrained(folder).parameters())
+        # weights and their gradients, at the least; only the first steps are measured
+        assert 1e6 * second["peak_megabytes"] > 8 * numbers
+        assert second["peak_megabytes"] >= first["peak_megabytes"]
+        assert "peak_megabytes" not in third
+        peaks[optimizer] = 1e6 * second["peak_megabytes"]
+    # AdamW keeps two float32 numbers for each weight, SGD with momentum one
+    assert peaks["adamw"] - peaks["sgd"] == pytest.approx(4 * numbers, rel=0.05)
+
+
 def test_every_line_of_the_log(tmp_path: Path) -> None:
     config = tiny(train={"epochs": 2, "accumulate": 2}, balancing={"method": "uncertainty"})
     folder, _ = build.train(config, "run", tmp_path, quiet=True)

@@ -12,8 +12,8 @@ from segweave.config import Config, from_values
 from segweave.errors import ConfigError
 from segweave.plan import Plan
 from segweave.schema import check_config
-from segweave.sources import build_dataset, build_tasks
-from segweave.variants import alone, shares_written, variants, written
+from segweave.sources import build_dataset, build_tasks, training_images
+from segweave.variants import alone, shares_written, variants, with_fewer_labels, written
 
 TASKS = {
     "semantic": {"kind": "semantic"},
@@ -118,3 +118,15 @@ def test_a_derived_task_alone_is_made_of_the_same_labels() -> None:
 def test_a_config_predicts_something() -> None:
     with pytest.raises(ConfigError, match="predict: false in all"):
         build_tasks(config_of({"depth": {"kind": "depth", "max_depth": 80.0, "predict": False}}))
+
+
+def test_what_is_derived_is_as_scarce_as_its_labels() -> None:
+    half = next(share for share in with_fewer_labels(config_of(), [0.5], "depth") if share.scarce)
+    (way,) = half.ways
+    tasks = build_tasks(way.config)
+    images = training_images(way.config, tasks, seed=3)
+    labels = {task.name: {i for i in range(12) if images.has_label(i, task.name)} for task in tasks}
+    assert {name: len(places) for name, places in labels.items()} == {"semantic": 12, "depth": 6, "normals": 6}
+    assert labels["normals"] == labels["depth"]
+    half = next(share for share in with_fewer_labels(config_of(), [0.5], "normals") if share.scarce)
+    assert half.ways[0].config.data["fraction"] == {"normals": 0.5}

@@ -47,6 +47,6 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
-    """Its lines that tell of a step, without what differs between two runs of the same numbers."""
-    times = ("seconds", "waited")
-    return [{k: v for k, v in line.items() if k not in times} for line in lines(folder) if "seconds" in line]
+    """Its lines that tell of a step, without what it took, which may differ between two runs of the same numbers."""
+    machine = ("seconds", "waited", "peak_megabytes")
+    return [{k: v for k, v in line.items() if k not in machine} for line in lines(folder) if "seconds" in line]

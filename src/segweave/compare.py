@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from segweave import build, checkpoint
 from segweave.atomic import write_text
-from segweave.comparison import measure, result, shares
+from segweave.comparison import Measured, gather, measure, result, shares
 from segweave.config import Config
 from segweave.data.dataset import Dataset
 from segweave.errors import CheckpointError, ConfigError
@@ -68,7 +70,7 @@ def compare(
         out: the folder; `compare/<name of the config>` by default.
         split: where to measure: by default `test` where every task has labels there, else `val`.
         draws: resamples of the images behind the intervals.
-        jobs: runs at once; by default as many as there are GPUs. On a CPU they share its cores.
+        jobs: runs, and measurements, at once; by default as many as there are GPUs. On a CPU they share its cores.
         device: `cpu`, `cuda` or `cuda:N` for all runs; by default a GPU for each job where there is one.
         command: that does this again, for the page.
         shown: where progress is printed; nowhere by default.
@@ -94,12 +96,20 @@ def compare(
     split, images = _measured_on(config, split)
     first = Plan(**config.train).seed
     numbers = list(range(first, first + seeds))
+    jobs = jobs or max(1, torch.cuda.device_count() if device is None else 1)
     _train(everything, numbers, out / "runs", jobs, device, shown)
     runs = {way.name: [_run(out / "runs", way, seed) for seed in numbers] for way in everything}
     shown.print(f"measuring {len(everything) * seeds} networks on {len(images)} images of {split}", highlight=False)
     counts = resamples(len(images), draws)
-    trained = measure(ways, runs, images, split, counts, place)
-    few = [(share, measure(share.ways, runs, images, split, counts, place)) for share in fewer]
+    work = {
+        f"measured {_name(way, seed)}": (run, partial(_measure_one, run, way, split, list(images.ids), counts))
+        for way in everything
+        for seed, run in zip(numbers, runs[way.name], strict=True)
+    }
+    values = _in_jobs({name: do for name, (_, do) in work.items()}, jobs, device, console(quiet=True))
+    measured = dict(zip((run for run, _ in work.values()), values, strict=True))
+    trained = gather(ways, runs, measured)
+    few = [(share, gather(share.ways, runs, measured)) for share in fewer]
     told = shares(few, config, len(images), numbers[0])
     made = result(config, trained, images, split, numbers, draws, budget, command, place, told)
     write_text(out / "comparison.json", json.dumps(_plain(made), indent=1, ensure_ascii=False))
@@ -144,58 +154,84 @@ def _run(folder: Path, way: Variant, seed: int) -> Path:
 
 
 def _train(
-    ways: Sequence[Variant], seeds: Sequence[int], folder: Path, jobs: int | None, device: str | None, shown: Console
+    ways: Sequence[Variant], seeds: Sequence[int], folder: Path, jobs: int, device: str | None, shown: Console
 ) -> None:
     """Trains what is not trained yet, seed by seed, so that a comparison that is stopped has whole seeds."""
     everything = [(way, seed) for seed in seeds for way in ways]
     left = [(way, seed) for way, seed in everything if not _finished(_run(folder, way, seed), _seeded(way, seed))]
     if len(left) < len(everything):
         shown.print(f"{len(everything) - len(left)} of {len(everything)} runs are there already", highlight=False)
+    quiet = shown.quiet or (jobs > 1 and len(left) > 1)
+    work = {f"run {_name(way, seed)}": partial(_train_one, way, seed, folder, quiet) for way, seed in left}
+    _in_jobs(work, jobs, device, shown)
+
+
+def _name(way: Variant, seed: int) -> str:
+    return f"{way.name}, seed {seed}"
+
+
+def _train_one(way: Variant, seed: int, folder: Path, quiet: bool, device: str | None) -> None:
+    """Trains one network, or goes on with it."""
+    run = _run(folder, way, seed)
+    resume = (run / "config.yaml").is_file()
+    build.train(_seeded(way, seed), run.name, run.parent, resume, device, quiet)
+
+
+def _measure_one(
+    run: Path, way: Variant, split: str, ids: Sequence[str], counts: np.ndarray, device: str | None
+) -> Measured:
+    return measure(run, way, split, ids, counts, build.choose_device(device))
+
+
+_T = TypeVar("_T")
+
+
+def _in_jobs(work: Mapping[str, Callable[[str | None], _T]], jobs: int, device: str | None, shown: Console) -> list[_T]:
+    """Does all of it on a device each, in processes of their own where there are several jobs.
+
+    Args:
+        work: by what is said of it; a function that another process can be sent, from a device.
+        device: for all of it; by default the GPUs in turn.
+    """
     gpus = torch.cuda.device_count() if device is None else 0
-    jobs = max(1, gpus) if jobs is None else jobs
-    if jobs == 1 or len(left) < 2:
-        for place, (way, seed) in enumerate(left, 1):
-            shown.print(f"run {place} of {len(left)}: {way.name}, seed {seed}", highlight=False)
-            _train_one(way, seed, folder, device, shown.quiet)
-        return
+    if jobs == 1 or len(work) < 2:
+        found = []
+        for place, (name, do) in enumerate(work.items(), 1):
+            shown.print(f"{place} of {len(work)}: {name}", highlight=False)
+            found.append(do(device))
+        return found
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     context = multiprocessing.get_context("spawn")
     slots = context.Queue()
     for job in range(jobs):
         slots.put((f"cuda:{job % gpus}" if gpus else device, cores[job::jobs] or cores))
     with ProcessPoolExecutor(jobs, context, initializer=_take, initargs=(slots,)) as pool:
-        futures = {pool.submit(_train_here, way, seed, folder): (way, seed) for way, seed in left}
+        futures = {pool.submit(_here, do): name for name, do in work.items()}
         try:
             for place, future in enumerate(as_completed(futures), 1):
-                way, seed = futures[future]
                 future.result()
-                shown.print(f"run {place} of {len(left)} is done: {way.name}, seed {seed}", highlight=False)
+                shown.print(f"{place} of {len(work)} is done: {futures[future]}", highlight=False)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        return [future.result() for future in futures]
 
 
 _device: str | None = None
-"""Of this process, where it is one of several that train."""
+"""Of this process, where it is one of several."""
 
 
 def _take(slots: Queue[tuple[str | None, list[int]]]) -> None:
-    """Takes the device and the cores that this process trains on."""
+    """Takes the device and the cores that this process works on."""
     global _device
     _device, cores = slots.get()
     if cores:
         os.sched_setaffinity(0, cores)
+        torch.set_num_threads(len(cores))
 
 
-def _train_here(way: Variant, seed: int, folder: Path) -> None:
-    _train_one(way, seed, folder, _device, quiet=True)
-
-
-def _train_one(way: Variant, seed: int, folder: Path, device: str | None, quiet: bool) -> None:
-    """Trains one network, or goes on with it."""
-    run = _run(folder, way, seed)
-    resume = (run / "config.yaml").is_file()
-    build.train(_seeded(way, seed), run.name, run.parent, resume, device, quiet)
+def _here(do: Callable[[str | None], _T]) -> _T:
+    return do(_device)
 
 
 def _seeded(way: Variant, seed: int) -> Config:

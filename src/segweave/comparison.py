@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from segweave.report.compared import Variant as Shown
 from segweave.report.gallery import Picture, PictureRow
 from segweave.report.history import History, Point, read_history
 from segweave.resume import read_facts
-from segweave.sources import build_dataset, build_tasks, training_images
+from segweave.sources import build_dataset, build_tasks, cached, training_images
 from segweave.summary import Answers, example
 from segweave.tasks.task import Task
 from segweave.variants import Shared, Variant
@@ -54,28 +55,22 @@ class Trained:
         return [[_history(run) for run in runs] for runs in self.runs]
 
 
-def measure(
-    ways: Sequence[Variant],
-    runs: Mapping[str, Sequence[Path]],
-    images: Dataset,
-    split: str,
-    counts: Int64[np.ndarray, "rows images"],
-    device: torch.device,
+Measured = Mapping[str, Mapping[str, Float64[np.ndarray, " rows"]]]
+"""The same of one network."""
+
+
+def gather(
+    ways: Sequence[Variant], runs: Mapping[str, Sequence[Path]], measured: Mapping[Path, Measured]
 ) -> list[Trained]:
-    """All ways on all images; the networks of single tasks are one way, and the first.
+    """What was measured by way; the networks of single tasks are one way, and the first.
 
     Args:
         runs: by the name of the way, one per seed.
-        images: of the split.
-        counts: how often each image counts, from `resamples`.
-
-    Raises:
-        ConfigError: a way whose data has other images in that split.
-        SegweaveError: labels or weights that cannot be read.
+        measured: by run.
     """
     found: dict[str, Values] = {}
     for way in ways:
-        by_seed = [_values(run, way, images, split, counts, device) for run in runs[way.name]]
+        by_seed = [measured[run] for run in runs[way.name]]
         found[way.name] = {
             task: {key: np.stack([seed[task][key] for seed in by_seed]) for key in by_seed[0][task]}
             for task in way.tasks
@@ -88,18 +83,29 @@ def measure(
     return trained
 
 
-def _values(
+def measure(
     run: Path,
     way: Variant,
-    images: Dataset,
     split: str,
+    ids: Sequence[str],
     counts: Int64[np.ndarray, "rows images"],
     device: torch.device,
-) -> dict[str, dict[str, Float64[np.ndarray, " rows"]]]:
-    """By task and key, on all images and on every resample of them."""
+) -> Measured:
+    """A run's network on all images of a split.
+
+    Args:
+        way: that the run trained.
+        ids: of the images.
+        counts: how often each image counts, from `resamples`.
+
+    Raises:
+        ConfigError: the way's data has other images in that split.
+        SegweaveError: labels or weights that cannot be read.
+    """
     model = network(run, split).to(device)
-    dataset = build_dataset(way.config, split, list(model.tasks.values()))
-    if list(dataset.ids) != list(images.ids):
+    tasks = list(model.tasks.values())
+    dataset = cached(way.config, split, tasks, build_dataset(way.config, split, tasks))
+    if list(dataset.ids) != list(ids):
         raise ConfigError(f"--variant {way.name}: its data has other images in split {split!r}; expected the same ones")
     found = evaluate_images(model, evaluation_batches(dataset, Resize(way.config.data.get("size"))))
     return {
@@ -245,6 +251,7 @@ def _shown(
         cost=cost,
         curves=curves,
         steps=max(state["step"] for state in states) + 1,
+        training_megabytes=max(history.peak_megabytes or math.nan for seed in way.histories for history in seed),
         networks=len(way.variants),
     )
 

@@ -6,20 +6,18 @@ import copy
 import platform
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from segweave.errors import ConfigError
 from segweave.model import MultiTaskModel, create_model
+from segweave.peak import Peak, held
 
 _WARM_UP = 3
 """Untimed rounds: kernels are chosen, workspaces and caches made in the first ones."""
@@ -178,53 +176,9 @@ def _macs(run: Callable[[], Any]) -> int:
 
 def _peak(work: _Work, device: torch.device) -> int:
     """Bytes of the weights and buffers, and the most that the tensors made by a run hold at once."""
-    if device.type == "cuda":
-        _wait(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        with torch.no_grad():
-            work.run()
-        made = torch.cuda.max_memory_allocated(device) - before
-    else:
-        with torch.no_grad(), _LiveTensors() as live:
-            work.run()
-        made = live.peak
-    return made + sum(tensor.nbytes for tensor in (*work.module.parameters(), *work.module.buffers()))
-
-
-class _LiveTensors(TorchDispatchMode):
-    """Adds up the memory of the tensors that operators make inside the context, until each is freed.
-
-    Attributes:
-        peak: the most bytes that were held at once, looked at after every operator.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        # a view and an operator in place give back the storage of an argument
-        seen = [_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not any(_storage(leaf) is storage for storage in seen):
-                storage = _storage(leaf)
-                seen.append(storage)
-                self.held += storage.nbytes()
-                weakref.finalize(storage, self._free, storage.nbytes())
-        self.peak = max(self.peak, self.held)
-        return result
-
-    def _free(self, size: int) -> None:
-        self.held -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
+    with torch.no_grad(), Peak(device) as peak:
+        work.run()
+    return peak.bytes + held(work.module)
 
 
 def device_name(device: torch.device) -> str:

@@ -20,6 +20,7 @@ from segweave.errors import ConfigError, SegweaveError, UnreadableError, nearest
 from segweave.evaluate import Results, headline, relative_gain
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule, build_optimizer, parameter_groups
+from segweave.peak import Peak, held
 from segweave.plan import Plan
 from segweave.report.bar import TrainingBar
 from segweave.resume import Changes
@@ -27,7 +28,7 @@ from segweave.run_folder import Log, State, describe, new_folder, record, remark
 from segweave.shortage import explained
 from segweave.stopping import Stop
 from segweave.tracking import Tracker, Tracking
-from segweave.train import Step, fit
+from segweave.train import WEIGHED, Step, fit
 
 _SAVE_SECONDS = 300.0
 _RECENT = 50
@@ -145,6 +146,8 @@ def _train(
     told: set[str] = set()
     recent: deque[Step] = deque(maxlen=_RECENT)
     kept: Any = ema.module if ema is not None else model
+    # torch.compile compiles nothing below what counts the tensors of a CPU
+    peak = None if plan.compile and model.mean.device.type != "cuda" else Peak(model.mean.device)
     steps = fit(
         model,
         stream,
@@ -157,6 +160,7 @@ def _train(
         scaler=scaler,
         ema=ema,
         seed=plan.seed,
+        peak=peak,
     )
     size = config.data.get("size")
     with (
@@ -176,7 +180,11 @@ def _train(
                     step = next(steps)
                 recent.append(step)
                 missed = {id: why for id, why in stream.unreadable.items() if id not in state.unreadable}
-                log.write(step.record() | ({"unreadable": missed} if missed else {}))
+                line = step.record() | ({"unreadable": missed} if missed else {})
+                if peak is not None and step.step < WEIGHED:
+                    whole = held(model, balancer, *([ema] if ema else [])) + peak.bytes
+                    line["peak_megabytes"] = round(whole / 1e6, 3)
+                log.write(line)
                 for why in missed.values():
                     console.print(f"image left out: {why}", highlight=False)
                 state.unreadable |= missed

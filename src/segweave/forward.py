@@ -76,6 +76,28 @@ class Forward:
         return total
 
 
+def label_counts(model: MultiTaskModel, micro: Sequence[Batch]) -> tuple[dict[str, dict[str, float]], list[set[str]]]:
+    """Count of every loss term over the effective batch, for the tasks that have something labelled in it.
+
+    The batches are still where the loader made them, so that reading the counts does not wait for a GPU.
+
+    Returns:
+        The counts, and the tasks that have something labelled in each micro-batch.
+    """
+    counts: dict[str, dict[str, float]] = {}
+    here: list[set[str]] = [set() for _ in micro]
+    for name, task in model.tasks.items():
+        for batch, labelled in zip(micro, here, strict=True):
+            if name in batch.targets:
+                terms = counts.setdefault(name, {})
+                for term, count in task.counts(batch.targets[name].value).items():
+                    number = float(count.sum())
+                    terms[term] = terms.get(term, 0.0) + number
+                    if number > 0:
+                        labelled.add(name)
+    return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}, here
+
+
 def _losses(
     model: MultiTaskModel,
     batch: Batch,

@@ -310,6 +310,7 @@ def _facts(facts: Mapping[str, Any], state: Mapping[str, Any], history: History)
         "started": facts.get("started") or unknown,
         "training and validation": duration(state["elapsed"]),
         "training steps alone": duration(history.seconds),
+        "peak memory of training": f"{history.peak_megabytes:,.0f} MB" if history.peak_megabytes else unknown,
         "device": facts.get("device") or unknown,
         "seed": str(facts["seed"]),
         "balancing": facts.get("balancing") or unknown,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -19,11 +20,14 @@ from segweave.balancing.method import Comparing
 from segweave.batch import Batch
 from segweave.data.loader import Effective
 from segweave.errors import ConfigError, SegweaveError
-from segweave.forward import Forward
+from segweave.forward import Forward, label_counts
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
+from segweave.peak import Peak
 
 _MAX_SKIPPED = 10
+WEIGHED = 2
+"""Steps whose memory is measured: what an optimizer keeps is made in the first and counts from the second on."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def fit(
     scaler: torch.amp.GradScaler | None = None,
     ema: torch.optim.swa_utils.AveragedModel | None = None,
     seed: int = 0,
+    peak: Peak | None = None,
 ) -> Iterator[Step]:
     """Trains on every batch of a stream and yields after each optimizer step; stop iterating to stop training.
 
@@ -106,6 +111,7 @@ def fit(
         scaler: of the losses, for `fp16`; a new one by default. Its state belongs in a checkpoint.
         ema: averages the parameters after each step.
         seed: of dropout; drawn anew from (seed, step, micro-batch), so that a resumed run repeats.
+        peak: measures the memory of steps 0 and 1, from the forward pass to the update.
 
     Raises:
         SegweaveError: the losses were not finite in 10 steps in a row, or the optimizer lacks parameters of the
@@ -138,62 +144,66 @@ def fit(
         for norm in frozen:
             norm.eval()
         optimizer.zero_grad(set_to_none=True)
-        counts, here = _counts(model, effective.micro)
+        counts, here = label_counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
         images = sum(len(batch) for batch in micro)
         # a label whose pixels are all ignored has a loss of exactly 0, which no method weighs
         seen = [name for name in model.tasks if any(name in batch.targets for batch in micro)]
-        totals: dict[str, Tensor] = {f"loss:{name}": torch.zeros((), device=device) for name in seen}
-        statistics = [buffer.clone() for buffer in buffers]
-        rows = _rows(effective.micro)
-        again = partial(forward.losses, micro, effective.step, counts)
-        whole = again() if balancer.ahead and len(micro) > 1 else None
-        # on the device: as a number it would be one more copy from there in every step
-        scale = scaler.scale(one) if scaler.is_enabled() else 1.0
-        balances = []
-        for position, batch in enumerate(micro):
-            features, losses, regulariser, parts = forward(
-                batch, effective.step, position, counts, here[position], totals, len(batch) / images
-            )
-            for name, value in parts.items():
-                totals[f"regularizer:{name}"] = totals.get(f"regularizer:{name}", 0.0) + value
-            objective = Objective(
-                tuple(counts),
-                torch.stack(losses) if losses else torch.zeros(0, device=device),
-                regulariser,
-                features.common,
-                shared,
-                private,
-                scale,
-                last=position == len(micro) - 1,
-                between=model.interaction.between(),
-                rows=rows,
-                closing=closing,
-                whole=whole,
-                epoch=effective.epoch,
-                each=losses,
-            )
-            balances.append(balancer.backward(objective))
-        compared = _compared(balances)
-        present = [p for p in parameters if p.grad is not None]
-        if present:
-            scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
-        values, angles = _read({**totals, "grad_norm": norm, **_weights(balances)}, compared)
-        bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
-        if not bad:
+        with peak if peak is not None and effective.step < WEIGHED else nullcontext():
+            totals: dict[str, Tensor] = {f"loss:{name}": torch.zeros((), device=device) for name in seen}
+            statistics = [buffer.clone() for buffer in buffers]
+            rows = _rows(effective.micro)
+            again = partial(forward.losses, micro, effective.step, counts)
+            whole = again() if balancer.ahead and len(micro) > 1 else None
+            # on the device: as a number it would be one more copy from there in every step
+            scale = scaler.scale(one) if scaler.is_enabled() else 1.0
+            balances = []
+            for position, batch in enumerate(micro):
+                features, losses, regulariser, parts = forward(
+                    batch, effective.step, position, counts, here[position], totals, len(batch) / images
+                )
+                for name, value in parts.items():
+                    totals[f"regularizer:{name}"] = totals.get(f"regularizer:{name}", 0.0) + value
+                objective = Objective(
+                    tuple(counts),
+                    torch.stack(losses) if losses else torch.zeros(0, device=device),
+                    regulariser,
+                    features.common,
+                    shared,
+                    private,
+                    scale,
+                    last=position == len(micro) - 1,
+                    between=model.interaction.between(),
+                    rows=rows,
+                    closing=closing,
+                    whole=whole,
+                    epoch=effective.epoch,
+                    each=losses,
+                )
+                balances.append(balancer.backward(objective))
+            compared = _compared(balances)
+            present = [p for p in parameters if p.grad is not None]
             if present:
-                optimizer.step()  # whether all is finite is known already, and `scaler.step` would ask the device again
-                balancer.after(tuple(counts), again)
-            if ema is not None and micro:
-                ema.update_parameters(model)
-        else:
-            balancer.rollback()
-            with torch.no_grad():  # or a value that is not finite would stay in the norms' running statistics
-                for buffer, before in zip(buffers, statistics, strict=True):
-                    buffer.copy_(before)
-        if present:
-            scaler.update()
+                scaler.unscale_(optimizer)
+            norm = (
+                nn.utils.clip_grad_norm_(present, clip) if clip else nn.utils.get_total_norm([p.grad for p in present])
+            )
+            values, angles = _read({**totals, "grad_norm": norm, **_weights(balances)}, compared)
+            bad = [name.partition(":")[2] or "gradient" for name, value in values.items() if not math.isfinite(value)]
+            if not bad:
+                if present:
+                    # whether all is finite is known already, and `scaler.step` would ask the device again
+                    optimizer.step()
+                    balancer.after(tuple(counts), again)
+                if ema is not None and micro:
+                    ema.update_parameters(model)
+            else:
+                balancer.rollback()
+                with torch.no_grad():  # or a value that is not finite would stay in the norms' running statistics
+                    for buffer, before in zip(buffers, statistics, strict=True):
+                        buffer.copy_(before)
+            if present:
+                scaler.update()
         skipped_in_a_row = skipped_in_a_row + 1 if bad else 0
         ids = [id for batch in micro for id in batch.ids] if bad else []
         if skipped_in_a_row >= _MAX_SKIPPED:
@@ -250,28 +260,6 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     """Whether it is a batch normalisation none of whose parameters is trained; its statistics are to stay as well."""
     own = list(module.parameters(recurse=False))
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
-
-
-def _counts(model: MultiTaskModel, micro: Sequence[Batch]) -> tuple[dict[str, dict[str, float]], list[set[str]]]:
-    """Count of every loss term over the effective batch, for the tasks that have something labelled in it.
-
-    The batches are still where the loader made them, so that reading the counts does not wait for a GPU.
-
-    Returns:
-        The counts, and the tasks that have something labelled in each micro-batch.
-    """
-    counts: dict[str, dict[str, float]] = {}
-    here: list[set[str]] = [set() for _ in micro]
-    for name, task in model.tasks.items():
-        for batch, labelled in zip(micro, here, strict=True):
-            if name in batch.targets:
-                terms = counts.setdefault(name, {})
-                for term, count in task.counts(batch.targets[name].value).items():
-                    number = float(count.sum())
-                    terms[term] = terms.get(term, 0.0) + number
-                    if number > 0:
-                        labelled.add(name)
-    return {name: terms for name, terms in counts.items() if any(count > 0 for count in terms.values())}, here
 
 
 def _read(values: Mapping[str, Tensor], compared: Balance | None) -> tuple[dict[str, float], list[list[float]]]:

@@ -115,6 +115,7 @@ def with_fewer_labels(config: Config, fractions: Iterable[float], scarce: str | 
     Args:
         fractions: above 0 and at most 1.
         scarce: a task of which the config is also trained with that share of the labels and all of the other tasks'.
+            What is derived from its labels is as scarce as they are.
 
     Raises:
         ConfigError: a fraction out of range, an unknown task, or a config that has a fraction already.
@@ -129,9 +130,17 @@ def with_fewer_labels(config: Config, fractions: Iterable[float], scarce: str | 
         found.append(Shared(fraction, ways))
         if scarce is not None and fraction < 1:
             name = f"{SHARED}, {fraction:g} of {scarce}"
-            way = Variant(name, _few(config, {scarce: fraction}), shown=f"{SHARED}, all labels of other tasks")
+            same = dict.fromkeys(_read_from(config, scarce), fraction)
+            way = Variant(name, _few(config, same), shown=f"{SHARED}, all labels of other tasks")
             found.append(Shared(fraction, [way], scarce))
     return found
+
+
+def _read_from(config: Config, task: str) -> list[str]:
+    """A task, and those whose labels are derived from the same annotations."""
+    layer = config.tasks.get(task, {}).get("source", task)
+    derived = [name for name, options in config.tasks.items() if options.get("derive") is not None]
+    return [task, *(name for name in derived if name != task and config.tasks[name].get("source") in (task, layer))]
 
 
 def _few(config: Config, fraction: float | Mapping[str, float]) -> Config:

@@ -8,7 +8,7 @@ from statistics import fmean
 from segweave.estimates import LEVEL, SEPARATE, Estimate
 from segweave.report.chart import Line, lines_chart
 from segweave.report.compared import Compared, ComparisonResult, Variant
-from segweave.report.cost_section import COLUMNS, cost_values, sharing
+from segweave.report.cost_section import COLUMNS, cost_value, cost_values, sharing
 from segweave.report.gallery import grid_html
 from segweave.report.history import mean_line
 from segweave.report.html import (
@@ -244,12 +244,14 @@ def _costs(result: ComparisonResult) -> Html:
     for variant in result.variants:
         cost = [None] * len(COLUMNS) if variant.cost is None else cost_values(variant.cost)
         time = duration(fmean(variant.seconds)) if variant.seconds else None
-        rows.append([_name(variant), variant.networks, *cost, time, variant.steps])
-    columns = ["variant", "networks", *(name for name, _ in COLUMNS.values()), "training", "steps each"]
+        memory = cost_value("peak_megabytes", variant.training_megabytes)
+        rows.append([_name(variant), variant.networks, *cost, time, memory, variant.steps])
+    columns = ["variant", "networks", *(name for name, _ in COLUMNS.values())]
+    columns += ["training", "peak memory of training", "steps each"]
     whole = table(columns, rows, result.cost_where, numeric=range(1, len(columns)))
     words = paragraph(
         "Of separate networks, the sum; their peak memory is that of all loaded at once and run one after the other. "
-        "Training is the time of one seed, the mean over the seeds.",
+        "Training is the time of one seed, the mean over the seeds; its peak memory is that of the largest network.",
         soft=True,
     )
     separate, shared = result.separate, result.shared

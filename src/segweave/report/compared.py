@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ class Variant:
             sum of separate ones; nan for what was not measured.
         curves: by task, a line of (step, headline on the validation images) per seed.
         steps: of the optimizer, in each network.
+        training_megabytes: peak memory of training, the largest over networks and seeds, in 10^6 bytes; nan where it
+            was not measured.
         networks: that answer all tasks together.
     """
 
@@ -63,6 +66,7 @@ class Variant:
     cost: Mapping[str, float] | None
     curves: Mapping[str, Sequence[Sequence[Point]]]
     steps: int
+    training_megabytes: float = math.nan
     networks: int = 1
 
 

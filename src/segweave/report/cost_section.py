@@ -43,10 +43,11 @@ def cost_section(cost: Mapping[str, Any] | None, missing: str) -> Html:
 
 def cost_values(row: Mapping[str, Any]) -> list[Content]:
     """The numbers of a row of `cost_table` in words, in the order of `COLUMNS`."""
-    return [_value(key, row[key]) for key in COLUMNS]
+    return [cost_value(key, row[key]) for key in COLUMNS]
 
 
-def _value(key: str, value: float) -> str:
+def cost_value(key: str, value: float) -> str:
+    """A number of the column `key` with its unit."""
     unit = COLUMNS[key][1]
     if not unit or math.isnan(value):
         return quantity(value)
@@ -62,7 +63,7 @@ def sharing(shared: Mapping[str, Any], apart: Mapping[str, Any], count: int) -> 
 
 def _sentence(shared: Mapping[str, Any], apart: Mapping[str, Any], count: int) -> Html:
     time, size = (shared[key] / apart[key] for key in ("milliseconds", "parameters"))
-    one, many = (_value("milliseconds", row["milliseconds"]) for row in (shared, apart))
+    one, many = (cost_value("milliseconds", row["milliseconds"]) for row in (shared, apart))
     return paragraph(
         f"One shared network answers {'both' if count == 2 else f'all {count}'} tasks in {one} an image; {count} "
         f"separate ones take {many}. Sharing needs ",
@@ -78,6 +79,6 @@ def _bars(shared: Mapping[str, Any], apart: Mapping[str, Any]) -> Html:
     for key, (name, _) in COLUMNS.items():
         one, many = shared[key], apart[key]
         most = max(one, many) or 1
-        bars = bar(one / most, _value(key, one)), bar(many / most, _value(key, many), second=True)
+        bars = bar(one / most, cost_value(key, one)), bar(many / most, cost_value(key, many), second=True)
         rows.append([name, *bars, f"{one / many:.2f}" if many else "–"])
     return table(["", "shared", "separate", "shared / separate"], rows, "One network against one per task", numeric=[3])

@@ -30,6 +30,8 @@ class History:
         skipped: steps whose loss or gradient was not finite.
         seconds: that the steps took, without validation.
         images: that were trained on, repetitions included.
+        peak_megabytes: the most that weights and tensors held at once in the first steps, in 10^6 bytes, as `Peak`
+            counts it; None where it was not measured.
         spaces: steps by where they compared the gradients of the tasks: `features`, `parameters` or `last`.
     """
 
@@ -39,6 +41,7 @@ class History:
     skipped: int = 0
     seconds: float = 0.0
     images: int = 0
+    peak_megabytes: float | None = None
     spaces: Counter[str] = field(default_factory=Counter)
 
 
@@ -60,6 +63,8 @@ def read_history(lines: Iterable[Mapping[str, Any]]) -> History:
         history.skipped += bool(line.get("skipped"))
         history.seconds += line.get("seconds", 0.0)
         history.images += line.get("images", 0)
+        peaks = filter(None, (line.get("peak_megabytes"), history.peak_megabytes))
+        history.peak_megabytes = max(peaks, default=None)
         history.spaces.update([line["space"]] if "space" in line else [])
         _append(history.training, step, values)
         for key, value in values.items():
