@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -53,7 +51,8 @@ def compared(study: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command += [f"train.steps={arguments.steps}"] if arguments.steps else []
     command += ["--data-fractions", FRACTIONS, *options, "--out", str(folder)]
     command += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
-    subprocess.run(command, check=True)
+    if not arguments.redraw:
+        subprocess.run(command, check=True)
     return json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
 
 
@@ -110,7 +109,10 @@ def pairs(found: Mapping[str, Any]) -> list[list[str]]:
 def section(study: str, found: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, found["seeds"]))
     lines = ["", f"## {study}", "", f"{found['budget']} Seeds {seeds}; {found['images']} images of {found['split']}. "]
-    lines[-1] += f"{found['checkpoint']} {found['facts']['device']}."
+    lines[-1] += f"{found['checkpoint']} {found['facts']['device']}, Python {found['facts']['python']}, "
+    lines[-1] += ", ".join(f"{name} {found['facts'][name]}" for name in ("torch", "torchvision", "timm"))
+    lines[-1] += f", git revision {found['facts']['git revision']}, {found['facts']['started']}."
+    lines += [line for note in found["notes"] for line in ("", note)]
     for task in found["tasks"]:
         arrow = "higher" if task["better"][task["headline"]] else "lower"
         origin = f"; {task['origin']}" if task["origin"] else ""
@@ -150,6 +152,7 @@ def chart(studies: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 low, high = ([v[end] for v in values] for end in ("low", "high"))
                 if None not in (*low, *high):
                     axis.fill_between(labels, low, high, color=shade[0].get_color(), alpha=0.15, lw=0)
+            labels = sorted({label for points in lines.values() for label, _ in points})
             axis.set_xscale("log")
             axis.set_xticks(labels, [str(label) for label in labels])
             axis.minorticks_off()
@@ -158,8 +161,9 @@ def chart(studies: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             axis.set_xlabel("training labels", fontsize=8)
             axis.tick_params(labelsize=8)
             axis.spines[["top", "right"]].set_visible(False)
-        row[0].legend(fontsize=7, frameon=False)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -170,16 +174,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of every training; by default those of the configs")
     parser.add_argument("--jobs", type=int, help="runs at once; by default one per GPU")
+    parser.add_argument("--redraw", action="store_true", help="tables and chart of comparisons that are there already")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "data_efficiency")
     parser.add_argument("--out", type=Path, default=HERE / "data_efficiency.md")
     parser.add_argument("--chart", type=Path, default=HERE.parent / "docs" / "pictures" / "data_efficiency.png")
     arguments = parser.parse_args()
     studies = {study: compared(study, arguments) for study in arguments.only}
-    facts = next(iter(studies.values()))["facts"]
-    versions = ", ".join(f"{name} {facts.get(name) or version(name)}" for name in ("torch", "torchvision", "timm"))
     words = shlex.join(["python", "benchmarks/data_efficiency.py", *sys.argv[1:]])
-    lines = ["# Sharing where labels are few", "", f"Made by `{words}` on {date.today()}: Python "]
-    lines[-1] += f"{platform.python_version()}, {versions}, git revision {facts['git revision']}."
+    lines = ["# Sharing where labels are few", "", f"Made by `{words}` on {date.today()}."]
     lines += [
         "",
         "Means over the seeds with 95 % intervals over seeds and images, gains in per cent of the separate network's",

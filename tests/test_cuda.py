@@ -132,6 +132,5 @@ def test_images_made_on_a_gpu_are_those_of_the_cpu_and_nothing_is_read_back(kind
     expected = torch.stack(
         [augment(Sample("", image, {}), {}, torch.Generator().manual_seed(k)).image for k in range(6)]
     )
-    expected = expected / 255 if kind == torch.uint8 else expected
-    # whole numbers are exact on both; floats differ by the order of the sums
-    torch.testing.assert_close(made.images.cpu(), expected, rtol=0, atol=1e-6 if kind == torch.uint8 else 1e-5)
+    # places of 400 columns in float32 are sure to 400 x 2^-24 of a pixel, and neighbouring pixels of noise differ by 1
+    torch.testing.assert_close(made.images.cpu(), expected, rtol=0, atol=5e-5)
