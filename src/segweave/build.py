@@ -33,7 +33,7 @@ from segweave.plan import Plan
 from segweave.resume import check_classes, config_changes, data_changes
 from segweave.run_folder import check_folder, task_specs
 from segweave.schema import check_config, data_bands
-from segweave.sources import build_dataset, build_tasks, cached, training_images
+from segweave.sources import build_dataset, build_tasks, training_and_validation
 from segweave.summary import write_report
 from segweave.tasks.task import Task
 from segweave.tracking import build_trackers
@@ -67,6 +67,8 @@ def train(
     device: str | None = None,
     quiet: bool = False,
     changed_data: bool = False,
+    held_out: float | None = None,
+    go_on: Callable[[int, Results], bool] | None = None,
 ) -> tuple[Path, Results]:
     """Trains a checked config and returns the run folder with the best checkpoint's validation results.
 
@@ -78,6 +80,8 @@ def train(
         device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
         quiet: prints nothing.
         changed_data: goes on although files of the data have changed since the run began.
+        held_out: a share of the training images, on which the run is validated in place of the split `val`.
+        go_on: is asked after every validation but the last, with its step, counted from 0, and its results.
 
     Raises:
         SegweaveError: whatever in the config or the data cannot be used.
@@ -96,8 +100,7 @@ def train(
     specs = task_specs(Path(out) / name) if resume else {}
     check_classes(Path(out) / name, tasks, specs)
     augment.check({task.name: task for task in tasks})
-    dataset = training_images(config, tasks, plan.seed)
-    validation = cached(config, "val", tasks, build_dataset(config, "val", tasks))
+    dataset, validation = training_and_validation(config, tasks, plan.seed, held_out)
     fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
     if changes is not None:
         changes |= data_changes(Path(out) / name, fingerprints, changed_data)
@@ -142,6 +145,7 @@ def train(
         changes=changes,
         trackers=trackers,
         quiet=quiet,
+        go_on=go_on,
     )
     if plan.report:
         try:

@@ -22,9 +22,8 @@ from rich.table import Table
 
 from segweave import build, checkpoint
 from segweave.atomic import write_text
-from segweave.comparison import measure, result, shares
+from segweave.comparison import measure, measured_on, result, shares
 from segweave.config import Config
-from segweave.data.dataset import Dataset
 from segweave.errors import CheckpointError, ConfigError
 from segweave.estimates import SEPARATE, Estimate, resamples
 from segweave.plan import Plan
@@ -33,7 +32,7 @@ from segweave.report.compared import ComparisonResult
 from segweave.report.html import number
 from segweave.resume import config_changes
 from segweave.run_folder import check_folder
-from segweave.sources import build_dataset, build_tasks, training_images
+from segweave.sources import build_tasks, training_images
 from segweave.terminal import console
 from segweave.variants import Variant, variants, with_fewer_labels
 
@@ -91,7 +90,7 @@ def compare(
         for share in (with_fewer_labels(config, [*fractions, 1], scarce) if fractions else ())
     ]
     everything = list({way.name: way for way in [*ways, *(way for share in fewer for way in share.ways)]}.values())
-    split, images = _measured_on(config, split)
+    split, images = measured_on(config, split)
     first = Plan(**config.train).seed
     numbers = list(range(first, first + seeds))
     _train(everything, numbers, out / "runs", jobs, device, shown)
@@ -125,18 +124,6 @@ def _equal_budget(config: Config, ways: Sequence[Variant]) -> tuple[str, list[Va
     if any(way.column == SEPARATE for way in made):
         words += " A separate network saw the same images as the shared one, with the labels of its task alone."
     return words, made
-
-
-def _measured_on(config: Config, split: str | None) -> tuple[str, Dataset]:
-    """The split to measure on, and its images."""
-    tasks = build_tasks(config)
-    if split is None:
-        validation = build_dataset(config, "val", tasks)
-        if "test" not in validation.splits:
-            return "val", validation
-        dataset = build_dataset(config, "test", tasks)
-        return ("test", dataset) if all(dataset.labelled(task.name) for task in tasks) else ("val", validation)
-    return split, build_dataset(config, split, tasks)
 
 
 def _run(folder: Path, way: Variant, seed: int) -> Path:
