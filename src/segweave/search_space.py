@@ -11,7 +11,7 @@ from segweave.config import Config, parse
 from segweave.errors import ConfigError, nearest
 from segweave.plan import Plan
 from segweave.resume import all_options
-from segweave.variants import EQUAL, Variant, variants
+from segweave.variants import EQUAL, variants
 
 _WEIGHT, _RATE, _BETA = (0.1, 10.0), (0.2, 5.0), (0.01, 100.0)
 """Factors on the config's own value within which a task's weight, the learning rate and a regulariser's are sought."""
@@ -113,7 +113,7 @@ def tried(config: Config, changes: Sequence[str]) -> Config:
 
 
 def _default(config: Config) -> list[Range | Choice]:
-    predicted = {name: config.tasks[name] for name in Variant("", config).tasks}
+    predicted = {name: config.tasks[name] for name in _predicted(config)}
     around = {f"tasks.{name}.weight": (options.get("weight", 1.0), _WEIGHT) for name, options in predicted.items()}
     around.pop(next(iter(around)))  # ratios alone matter: what all have in common is the learning rate's
     around["train.lr"] = (Plan(**config.train).lr, _RATE)
@@ -126,6 +126,10 @@ def _default(config: Config) -> list[Range | Choice]:
         for key, (own, (low, high)) in around.items()
         if not isinstance(own, Mapping) and own > 0  # a weight by its number of labels, or a regulariser without one
     ]
+
+
+def _predicted(config: Config) -> list[str]:
+    return [name for name, options in config.tasks.items() if options.get("predict", True)]
 
 
 def _written(config: Config, text: str) -> Range | Choice:
@@ -189,6 +193,6 @@ def _check(config: Config, change: str) -> None:
         Plan(**made.train)
     except ConfigError as error:
         raise ConfigError(f"{change}: {str(error).removeprefix('--variant tuned: ')}") from None
-    before, now = (Variant("", one).tasks for one in (config, made))
+    before, now = _predicted(config), _predicted(made)
     if before != now:
         raise ConfigError(f"{change}: predicts {', '.join(now)}; expected the same tasks: {', '.join(before)}")
