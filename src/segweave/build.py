@@ -22,7 +22,7 @@ from segweave.config import Config, load
 from segweave.data import FORMATS, SAMPLINGS
 from segweave.data.augment import Augment, Resize
 from segweave.data.dataset import Dataset
-from segweave.data.loader import Loader, evaluation_batches
+from segweave.data.loader import Effective, Loader, evaluation_batches
 from segweave.data.normalisation import measure
 from segweave.data.sampling.sampling import Sampling
 from segweave.errors import CheckpointError, ConfigError, SegweaveError, UnreadableError
@@ -33,10 +33,14 @@ from segweave.plan import Plan
 from segweave.resume import check_classes, config_changes, data_changes
 from segweave.run_folder import check_folder, task_specs
 from segweave.schema import check_config, data_bands
-from segweave.sources import build_dataset, build_tasks, cached, training_images
+from segweave.sources import build_dataset, build_tasks, training_and_validation
 from segweave.summary import write_report
 from segweave.tasks.task import Task
 from segweave.tracking import build_trackers
+
+Watch = Callable[[int, MultiTaskModel, torch.optim.Optimizer, Callable[[], Effective]], None]
+"""Is told before every step of a training: the number of the step, the network, its optimizer, and the batch of that
+step where it is asked for."""
 
 
 def build_validation(
@@ -67,6 +71,9 @@ def train(
     device: str | None = None,
     quiet: bool = False,
     changed_data: bool = False,
+    held_out: float | None = None,
+    go_on: Callable[[int, Results], bool] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Path, Results]:
     """Trains a checked config and returns the run folder with the best checkpoint's validation results.
 
@@ -78,6 +85,9 @@ def train(
         device: `cpu`, `cuda` or `cuda:N`; by default cuda where there is one.
         quiet: prints nothing.
         changed_data: goes on although files of the data have changed since the run began.
+        held_out: a share of the training images, on which the run is validated in place of the split `val`.
+        watch: is told before every step; must leave network and optimizer as they are.
+        go_on: is asked after every validation but the last, with its step, counted from 0, and its results.
 
     Raises:
         SegweaveError: whatever in the config or the data cannot be used.
@@ -96,8 +106,7 @@ def train(
     specs = task_specs(Path(out) / name) if resume else {}
     check_classes(Path(out) / name, tasks, specs)
     augment.check({task.name: task for task in tasks})
-    dataset = training_images(config, tasks, plan.seed)
-    validation = cached(config, "val", tasks, build_dataset(config, "val", tasks))
+    dataset, validation = training_and_validation(config, tasks, plan.seed, held_out)
     fingerprints = {"train": dataset.fingerprint(), "val": validation.fingerprint()}
     if changes is not None:
         changes |= data_changes(Path(out) / name, fingerprints, changed_data)
@@ -115,7 +124,7 @@ def train(
     options = {key: value for key, value in config.balancing.items() if key != "method"}
     balancer = METHODS.load(config.balancing["method"])([task.name for task in tasks], plan.seed, **options)
 
-    def loader(start_step: int) -> Loader:
+    def loader(start_step: int, workers: int = workers) -> Loader:
         return Loader(
             dataset,
             model.tasks,
@@ -128,6 +137,10 @@ def train(
             sampling=sampling,
             device=place,
         )
+
+    def told(step: int, network: MultiTaskModel, optimizer: torch.optim.Optimizer) -> None:
+        assert watch is not None
+        watch(step, network, optimizer, lambda: next(iter(loader(step, 0))))
 
     folder, results = run(
         model.to(place),
@@ -142,6 +155,8 @@ def train(
         changes=changes,
         trackers=trackers,
         quiet=quiet,
+        go_on=go_on,
+        watch=told if watch is not None else None,
     )
     if plan.report:
         try:

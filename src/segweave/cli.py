@@ -222,6 +222,50 @@ def compare(
 
 
 @app.command()
+def tune(
+    config: ConfigPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    trials: Annotated[int, typer.Option(help="how many in all, each a training")] = 30,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'KEY=LOW..HIGH' or 'KEY=a,b,c' of the config, several times for several; not the usual ones"
+        ),
+    ] = None,
+    methods: Annotated[str | None, typer.Option(metavar="A,B,...", help="balancing methods to try as well")] = None,
+    holdout: Annotated[
+        float, typer.Option(help="share of the training images to score on, where compare measures on val")
+    ] = 0.2,
+    out: Annotated[Path | None, typer.Option(help="folder of trials and results; tune/CONFIG by default")] = None,
+    device: Device = None,
+) -> None:
+    """Search task weights, learning rate and method."""
+    from segweave.schema import read_config
+
+    checked = read_config(config, overrides or [])
+    from segweave import tune
+    from segweave.terminal import console
+
+    folder, tuned = tune.tune(
+        checked,
+        trials=trials,
+        search=search or (),
+        methods=methods.split(",") if methods else (),
+        share=holdout,
+        out=out.expanduser() if out else None,
+        device=device,
+        shown=console(stderr=True),
+    )
+    console().print(tune.table(tuned))
+    for line in tune.sentences(tuned):
+        typer.echo(line)
+    if tuned.best.changes:
+        variant = ["--variant", f"tuned {' '.join(tuned.best.changes)}"]
+        typer.echo(f"  {shlex.join(['segweave', 'compare', str(config), *(overrides or []), *variant])}")
+    typer.echo(f"config: {folder / 'best.yaml'}")
+
+
+@app.command()
 def runs(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="searched; runs if none")] = None,
     sort: Annotated[str | None, typer.Option(help="task/metric by which the best comes first; else newest")] = None,

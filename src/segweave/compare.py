@@ -7,37 +7,26 @@ that were not chosen on them, and differences are paired by seed and by image.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields, is_dataclass, replace
-from functools import partial
-from multiprocessing.queues import Queue
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from segweave import build, checkpoint
+from segweave import build
 from segweave.atomic import write_text
-from segweave.comparison import Measured, gather, measure, result, shares
+from segweave.comparison import gather, measured_on, result, shares
 from segweave.config import Config
-from segweave.data.dataset import Dataset
-from segweave.errors import CheckpointError, ConfigError
+from segweave.errors import ConfigError
 from segweave.estimates import SEPARATE, Estimate, resamples
 from segweave.plan import Plan
 from segweave.report.compare_page import comparison_page, verdict
 from segweave.report.compared import ComparisonResult
-from segweave.report.html import number
-from segweave.resume import config_changes
 from segweave.run_folder import check_folder
-from segweave.sources import build_dataset, build_tasks, training_images
 from segweave.terminal import console
-from segweave.variants import Variant, variants, with_fewer_labels
+from segweave.trials import Trials, equal_budget, plain
+from segweave.variants import variants, with_fewer_labels
 
 
 def compare(
@@ -87,175 +76,25 @@ def compare(
     shown = shown or console(quiet=True)
     check_folder(out)
     place = build.choose_device(device)
-    budget, ways = _equal_budget(config, variants(config, changed or {}, separate))
+    budget, ways = equal_budget(config, variants(config, changed or {}, separate))
     fewer = [
-        replace(share, ways=_equal_budget(config, share.ways)[1])
+        replace(share, ways=equal_budget(config, share.ways)[1])
         for share in (with_fewer_labels(config, [*fractions, 1], scarce) if fractions else ())
     ]
     everything = list({way.name: way for way in [*ways, *(way for share in fewer for way in share.ways)]}.values())
-    split, images = _measured_on(config, split)
+    split, images = measured_on(config, split)
     first = Plan(**config.train).seed
-    numbers = list(range(first, first + seeds))
-    jobs = jobs or max(1, torch.cuda.device_count() if device is None else 1)
-    _train(everything, numbers, out / "runs", jobs, device, shown)
-    runs = {way.name: [_run(out / "runs", way, seed) for seed in numbers] for way in everything}
-    shown.print(f"measuring {len(everything) * seeds} networks on {len(images)} images of {split}", highlight=False)
-    counts = resamples(len(images), draws)
-    work = {
-        f"measured {_name(way, seed)}": (run, partial(_measure_one, run, way, split, list(images.ids), counts))
-        for way in everything
-        for seed, run in zip(numbers, runs[way.name], strict=True)
-    }
-    values = _in_jobs({name: do for name, (_, do) in work.items()}, jobs, device, console(quiet=True))
-    measured = dict(zip((run for run, _ in work.values()), values, strict=True))
+    trials = Trials(out / "runs", range(first, first + seeds), jobs, device, shown)
+    trials.train(everything)
+    runs = {way.name: trials.runs(way) for way in everything}
+    measured = trials.measure(everything, split, images.ids, resamples(len(images), draws))
     trained = gather(ways, runs, measured)
     few = [(share, gather(share.ways, runs, measured)) for share in fewer]
-    told = shares(few, config, len(images), numbers[0])
-    made = result(config, trained, images, split, numbers, draws, budget, command, place, told)
-    write_text(out / "comparison.json", json.dumps(_plain(made), indent=1, ensure_ascii=False))
+    told = shares(few, config, len(images), first)
+    made = result(config, trained, images, split, trials.seeds, draws, budget, command, place, told)
+    write_text(out / "comparison.json", json.dumps(plain(made), indent=1, ensure_ascii=False))
     write_text(out / "report.html", comparison_page(made))
     return out, made
-
-
-def _equal_budget(config: Config, ways: Sequence[Variant]) -> tuple[str, list[Variant]]:
-    """The budget in words, and the ways with it: the steps that the config itself would take, or its minutes."""
-    plan, tasks = Plan(**config.train), build_tasks(config)
-    sampling = build.build_sampling(config, training_images(config, tasks, plan.seed), tasks, plan)
-    steps = plan.total(sampling.steps)
-    limit = {"minutes": plan.minutes} if steps is None else {"steps": steps}
-    made = []
-    for way in ways:
-        train = {key: value for key, value in way.config.train.items() if key not in ("steps", "epochs", "minutes")}
-        train |= {**limit, "patience": None, "report": False}
-        made.append(replace(way, config=replace(way.config, train=train)))
-    long = f"{plan.minutes:g} minutes" if steps is None else f"{number(steps)} steps"
-    sizes = {p.batch_size * p.accumulate for p in (Plan(**way.config.train) for way in made)}
-    each = f" of {number(min(sizes))} images" if len(sizes) == 1 else ", of the numbers of images that each says"
-    words = f"Every network was trained for {long}{each}, with the same seeds. Early stopping was off."
-    if any(way.column == SEPARATE for way in made):
-        words += " A separate network saw the same images as the shared one, with the labels of its task alone."
-    return words, made
-
-
-def _measured_on(config: Config, split: str | None) -> tuple[str, Dataset]:
-    """The split to measure on, and its images."""
-    tasks = build_tasks(config)
-    if split is None:
-        validation = build_dataset(config, "val", tasks)
-        if "test" not in validation.splits:
-            return "val", validation
-        dataset = build_dataset(config, "test", tasks)
-        return ("test", dataset) if all(dataset.labelled(task.name) for task in tasks) else ("val", validation)
-    return split, build_dataset(config, split, tasks)
-
-
-def _run(folder: Path, way: Variant, seed: int) -> Path:
-    return folder / way.name / f"seed-{seed}"
-
-
-def _train(
-    ways: Sequence[Variant], seeds: Sequence[int], folder: Path, jobs: int, device: str | None, shown: Console
-) -> None:
-    """Trains what is not trained yet, seed by seed, so that a comparison that is stopped has whole seeds."""
-    everything = [(way, seed) for seed in seeds for way in ways]
-    left = [(way, seed) for way, seed in everything if not _finished(_run(folder, way, seed), _seeded(way, seed))]
-    if len(left) < len(everything):
-        shown.print(f"{len(everything) - len(left)} of {len(everything)} runs are there already", highlight=False)
-    quiet = shown.quiet or (jobs > 1 and len(left) > 1)
-    work = {f"run {_name(way, seed)}": partial(_train_one, way, seed, folder, quiet) for way, seed in left}
-    _in_jobs(work, jobs, device, shown)
-
-
-def _name(way: Variant, seed: int) -> str:
-    return f"{way.name}, seed {seed}"
-
-
-def _train_one(way: Variant, seed: int, folder: Path, quiet: bool, device: str | None) -> None:
-    """Trains one network, or goes on with it."""
-    run = _run(folder, way, seed)
-    resume = (run / "config.yaml").is_file()
-    build.train(_seeded(way, seed), run.name, run.parent, resume, device, quiet)
-
-
-def _measure_one(
-    run: Path, way: Variant, split: str, ids: Sequence[str], counts: np.ndarray, device: str | None
-) -> Measured:
-    return measure(run, way, split, ids, counts, build.choose_device(device))
-
-
-_T = TypeVar("_T")
-
-
-def _in_jobs(work: Mapping[str, Callable[[str | None], _T]], jobs: int, device: str | None, shown: Console) -> list[_T]:
-    """Does all of it on a device each, in processes of their own where there are several jobs.
-
-    Args:
-        work: by what is said of it; a function that another process can be sent, from a device.
-        device: for all of it; by default the GPUs in turn.
-    """
-    gpus = torch.cuda.device_count() if device is None else 0
-    if jobs == 1 or len(work) < 2:
-        found = []
-        for place, (name, do) in enumerate(work.items(), 1):
-            shown.print(f"{place} of {len(work)}: {name}", highlight=False)
-            found.append(do(device))
-        return found
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    context = multiprocessing.get_context("spawn")
-    slots = context.Queue()
-    for job in range(jobs):
-        slots.put((f"cuda:{job % gpus}" if gpus else device, cores[job::jobs] or cores))
-    with ProcessPoolExecutor(jobs, context, initializer=_take, initargs=(slots,)) as pool:
-        futures = {pool.submit(_here, do): name for name, do in work.items()}
-        try:
-            for place, future in enumerate(as_completed(futures), 1):
-                future.result()
-                shown.print(f"{place} of {len(work)} is done: {futures[future]}", highlight=False)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
-
-
-_device: str | None = None
-"""Of this process, where it is one of several."""
-
-
-def _take(slots: Queue[tuple[str | None, list[int]]]) -> None:
-    """Takes the device and the cores that this process works on."""
-    global _device
-    _device, cores = slots.get()
-    if cores:
-        os.sched_setaffinity(0, cores)
-        torch.set_num_threads(len(cores))
-
-
-def _here(do: Callable[[str | None], _T]) -> _T:
-    return do(_device)
-
-
-def _seeded(way: Variant, seed: int) -> Config:
-    return replace(way.config, train={**way.config.train, "seed": seed})
-
-
-def _finished(run: Path, config: Config) -> bool:
-    """Whether a run of this config has come to its end.
-
-    Raises:
-        CheckpointError: it is there by another config, or went further.
-    """
-    state = run / "weights" / "state.safetensors"
-    if not state.is_file():
-        return False
-    config_changes(run, config)
-    plan, meta = Plan(**config.train), checkpoint.load(state)[1]
-    if plan.steps is None:
-        return meta["elapsed"] >= 60 * (plan.minutes or 0) and meta["best_results"] is not None
-    if meta["step"] > plan.steps:
-        raise CheckpointError(
-            f"{run}: was trained for {meta['step']} steps; expected {plan.steps}; choose another --out"
-        )
-    return meta["step"] == meta["validated"] == plan.steps
 
 
 def table(made: ComparisonResult) -> Table:
@@ -292,14 +131,3 @@ def sentences(made: ComparisonResult) -> list[str]:
     """Whether sharing helped, hurt or made no measurable difference, for each task."""
     separate = next((variant for variant in made.variants if variant.name == SEPARATE), None)
     return [verdict(task, made.shared, len(made.seeds), separate) for task in made.tasks if separate]
-
-
-def _plain(value: Any) -> Any:
-    """Ready for JSON, without pictures."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "pictures"}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

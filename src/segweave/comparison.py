@@ -55,6 +55,18 @@ class Trained:
         return [[_history(run) for run in runs] for runs in self.runs]
 
 
+def measured_on(config: Config, split: str | None = None) -> tuple[str, Dataset]:
+    """The split to measure on, and its images: by default `test` where every task has labels there, else `val`."""
+    tasks = build_tasks(config)
+    if split is None:
+        validation = build_dataset(config, "val", tasks)
+        if "test" not in validation.splits:
+            return "val", validation
+        dataset = build_dataset(config, "test", tasks)
+        return ("test", dataset) if all(dataset.labelled(task.name) for task in tasks) else ("val", validation)
+    return split, build_dataset(config, split, tasks)
+
+
 Measured = Mapping[str, Mapping[str, Float64[np.ndarray, " rows"]]]
 """The same of one network."""
 

@@ -22,6 +22,10 @@ class UnreadableError(DataError):
     """A file that is missing or damaged: training goes on without a few of them, unlike with a wrong label."""
 
 
+class DivergedError(SegweaveError):
+    """A training whose loss was no longer a finite number."""
+
+
 class CheckpointError(SegweaveError):
     """A run folder or a weights file that cannot be used as asked."""
 

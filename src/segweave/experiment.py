@@ -49,6 +49,8 @@ def run(
     changes: Changes | None = None,
     trackers: Mapping[str, Tracker] | None = None,
     quiet: bool = False,
+    go_on: Callable[[int, Results], bool] | None = None,
+    watch: Callable[[int, MultiTaskModel, torch.optim.Optimizer], None] | None = None,
 ) -> tuple[Path, Results]:
     """Trains to the plan's end; returns the run folder and the best validation results.
 
@@ -58,6 +60,9 @@ def run(
         fingerprints: of the data, by split.
         changes: goes on with the run of that name, about which this is different; None begins a new one.
         trackers: by name, where the numbers of the log go as well.
+        go_on: is asked after every validation but the last, with the step as the log counts it and the results; the
+            run ends, saved, where it says no.
+        watch: is told before every step, with its number, and must leave network and optimizer as they are.
 
     Raises:
         ConfigError: `plan.best` is no metric of this network, or the run folder cannot be made.
@@ -71,7 +76,19 @@ def run(
             if not (folder / "run.json").is_file():  # a run that was killed as it began has none yet
                 describe(folder, config, fingerprints, plan.seed, model, balancer.label)
             results = _train(
-                model, loader, validate, balancer, plan, config, folder, changes, trackers or {}, quiet, stop
+                model,
+                loader,
+                validate,
+                balancer,
+                plan,
+                config,
+                folder,
+                changes,
+                trackers or {},
+                quiet,
+                stop,
+                go_on,
+                watch,
             )
     except BaseException:
         if changes is None and not (folder / "weights").exists():
@@ -92,6 +109,8 @@ def _train(
     trackers: Mapping[str, Tracker],
     quiet: bool,
     stop: Stop,
+    go_on: Callable[[int, Results], bool] | None,
+    watch: Callable[[int, MultiTaskModel, torch.optim.Optimizer], None] | None,
 ) -> Results:
     balancer.to(model.mean.device)
     groups = parameter_groups(model, balancer, plan.lr, plan.weight_decay, plan.backbone_lr_scale, plan.freeze)
@@ -177,6 +196,8 @@ def _train(
         while due() or not ending:
             if not due():
                 with explained(f"step {state.step}", plan, size):
+                    if watch is not None:
+                        watch(state.step, model, optimizer)
                     step = next(steps)
                 recent.append(step)
                 missed = {id: why for id, why in stream.unreadable.items() if id not in state.unreadable}
@@ -225,7 +246,7 @@ def _train(
                 )
                 if step is not None:
                     show(step)
-                ending = ending or done()
+                ending = ending or done() or (go_on is not None and not go_on(state.step - 1, results))
             elif stop.signal is None and time.monotonic() - saved <= _SAVE_SECONDS:
                 continue
             log.keep()

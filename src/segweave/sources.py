@@ -226,6 +226,26 @@ def training_images(config: Config, tasks: Sequence[Task], seed: int) -> Dataset
     return Fraction(dataset, fraction, [task.name for task in tasks], seed)
 
 
+def training_and_validation(
+    config: Config, tasks: Sequence[Task], seed: int, held_out: float | None = None
+) -> tuple[Dataset, Dataset]:
+    """The images to train on and those that validate: the splits `train` and `val`.
+
+    Args:
+        held_out: a share of the training images that validates in place of `val`, which is not read then.
+
+    Raises:
+        ConfigError: as `training_images`, or a task without a label in one of the parts.
+        DataError: as `build_dataset`.
+    """
+    dataset = training_images(config, tasks, seed)
+    if held_out is None:
+        return dataset, cached(config, "val", tasks, build_dataset(config, "val", tasks))
+    from segweave.data.subset import hold_out
+
+    return hold_out(dataset, held_out, [task.name for task in tasks], seed)
+
+
 def cached(config: Config, split: str, tasks: Sequence[Task], dataset: Dataset) -> Dataset:
     """The data set of a split behind the cache that its config asks for, if any. Raises ConfigError."""
     wanted = config.data.get("cache")

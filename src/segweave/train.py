@@ -19,7 +19,7 @@ from segweave.balancing.equal import Equal
 from segweave.balancing.method import Comparing
 from segweave.batch import Batch
 from segweave.data.loader import Effective
-from segweave.errors import ConfigError, SegweaveError
+from segweave.errors import ConfigError, DivergedError
 from segweave.forward import Forward, label_counts
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
@@ -114,8 +114,8 @@ def fit(
         peak: measures the memory of steps 0 and 1, from the forward pass to the update.
 
     Raises:
-        SegweaveError: the losses were not finite in 10 steps in a row, or the optimizer lacks parameters of the
-            balancer.
+        DivergedError: the losses were not finite in 10 steps in a row.
+        ConfigError: the optimizer lacks parameters of the balancer.
     """
     device = model.mean.device
     balancer = balancer or Equal(list(model.tasks))
@@ -207,7 +207,7 @@ def fit(
         skipped_in_a_row = skipped_in_a_row + 1 if bad else 0
         ids = [id for batch in micro for id in batch.ids] if bad else []
         if skipped_in_a_row >= _MAX_SKIPPED:
-            raise SegweaveError(
+            raise DivergedError(
                 f"the loss was not finite in {_MAX_SKIPPED} steps in a row (step {effective.step}: {', '.join(bad)}; "
                 f"images {', '.join(ids[:4])}); lower train.lr or set train.clip"
             )

@@ -13,7 +13,8 @@ from segweave.errors import ConfigError
 from segweave.estimates import SEPARATE, SHARED
 from segweave.schema import check_config
 
-_EQUAL = tuple(f"train.{key}" for key in ("steps", "epochs", "minutes", "patience", "seed"))
+EQUAL = tuple(f"train.{key}" for key in ("steps", "epochs", "minutes", "patience", "seed"))
+"""Keys that all ways to train have in common."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: boo
                 f"--variant {name}: found this name; expected letters, digits, '_', '-', '.' and blanks, and neither "
                 f"{SHARED} nor {SEPARATE}"
             )
-        if equal := [change for change in changes if change.partition("=")[0].strip() in _EQUAL]:
+        if equal := [change for change in changes if change.partition("=")[0].strip() in EQUAL]:
             raise ConfigError(
                 f"--variant {name}: found {equal[0]}; expected no other budget and no seed of its own: all that are "
                 f"compared have those of the config"
