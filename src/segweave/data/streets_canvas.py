@@ -22,10 +22,15 @@ _ODD, _SEVEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(29)
 
 
 class Dice:
-    """Uniform numbers from PCG64's raw bit stream, whose values NumPy guarantees."""
+    """Uniform numbers from PCG64's raw bit stream, whose values NumPy guarantees.
 
-    def __init__(self, seed: int, index: int) -> None:
-        self._raw = np.random.PCG64([seed & 0xFFFFFFFF, index & 0xFFFFFFFF])
+    Args:
+        seed, index: whole numbers, of which the lower 32 bits count.
+        stream: above 0, of another independent stream of the same seed and index.
+    """
+
+    def __init__(self, seed: int, index: int, *stream: int) -> None:
+        self._raw = np.random.PCG64([seed & 0xFFFFFFFF, index & 0xFFFFFFFF, *stream])
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         return low + (high - low) * (int(self._raw.random_raw()) >> 11) / 2**53
