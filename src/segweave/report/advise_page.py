@@ -286,11 +286,11 @@ def _curves(names: Sequence[str], measure: Measure) -> Html:
 def _tasks(result: AdviceResult) -> Html:
     rows: list[list[Content]] = [_task(task) for task in result.tasks]
     costs = [name for key, (name, _) in COLUMNS.items() if key != "peak_megabytes"]
-    columns = ["task", "labels", "coverage", "importance", *costs, "peak memory", "training", "headline alone"]
+    columns = ["task", "labels", "importance", *costs, "peak memory", "training", "headline alone"]
     words = paragraph(
-        "Labels are those of the training images. Each cost is that of a network for the task alone, below it what the "
-        "task adds to a network that has the others. Training is the time of a network for it alone, the mean over the "
-        "seeds.",
+        "Labels are those of the training images, below them their coverage. Each cost is that of a network for the "
+        "task alone, below it what the task adds to a network that has the others. Training is the time of a network "
+        "for it alone, the mean over the seeds.",
         soft=True,
     )
     return join([words, table(columns, rows, f"Tasks. {result.cost_where}", numeric=range(1, len(columns)))])
@@ -299,7 +299,8 @@ def _tasks(result: AdviceResult) -> Html:
 def _task(task: AdvisedTask) -> list[Content]:
     origin = f", {task.origin}" if task.origin else ""
     name = join([task.name, tag("small", f"{task.kind}{origin}")])
-    labels = f"{number(task.labelled)} of {number(task.images)}"
+    share = f"{100 * task.labelled / task.images:.0f} %" if task.images else "–"
+    labels = join([f"{number(task.labelled)} of {number(task.images)}", tag("small", share)])
     alone, added = cost_values(task.cost), cost_values({**task.added, "peak_megabytes": math.nan})
     cost = [join([one, tag("small", f"adds {more}")]) for one, more in zip(alone[:3], added[:3], strict=True)]
     value: Content = None
@@ -309,8 +310,7 @@ def _task(task: AdvisedTask) -> list[Content]:
         shown = f"{task.headline} {number(task.alone.mean)} {task.unit}".rstrip()
         value = join([shown, " ↑" if task.better else " ↓", tag("small", span)])
     time = duration(fmean(task.seconds)) if task.seconds else None
-    share = f"{100 * task.labelled / task.images:.0f} %" if task.images else None
-    return [name, labels, share, f"{task.importance:g}", *cost, alone[3], time, value]
+    return [name, labels, f"{task.importance:g}", *cost, alone[3], time, value]
 
 
 def _how(result: AdviceResult) -> Html:

@@ -108,7 +108,7 @@ tbody th{font-weight:500}
 td.number,th.number{text-align:right;white-space:nowrap}
 .variant{display:block;min-width:6.5rem}.variant.wide{min-width:18rem}td code{white-space:nowrap}
 .tight .bar i{width:clamp(2.5rem,5vw,3.6rem)}.tight th.number{white-space:normal}
-td small{display:block;color:var(--soft);font-size:.86em;font-weight:400}
+td small,tbody th small{display:block;color:var(--soft);font-size:.86em;font-weight:400}
 tr.group th{padding-top:.9rem;font-weight:650}
 .bar{display:inline-flex;align-items:center;gap:.6rem;white-space:nowrap}
 .bar i{display:inline-block;width:clamp(4rem,16vw,11rem);height:.62rem;border-radius:3px;background:var(--line);
