@@ -26,6 +26,7 @@ from segweave.metrics.metric import FAULTS
 from segweave.model import MultiTaskModel
 from segweave.report.compared import Compared, ComparisonResult, Share
 from segweave.report.compared import Variant as Shown
+from segweave.report.cost_section import measured_where
 from segweave.report.gallery import Picture, PictureRow
 from segweave.report.history import History, Point, read_history
 from segweave.resume import read_facts
@@ -294,11 +295,7 @@ def _costs(
         if way is not trained[0] and trained[0].name == SEPARATE:
             # beside the first way that shares, in turns with it
             costs.setdefault(SEPARATE, table["separate_sum"])
-        height, width = table["size"]
-        where = where or (
-            f"One image of {width} x {height} pixels on {table['device']}, {table['threads']} threads, forward pass "
-            f"only."
-        )
+        where = where or measured_where(table)
     return costs, where
 
 
@@ -325,8 +322,9 @@ def _pictures(
     return rows
 
 
-def _facts(trained: Sequence[Trained], seeds: Sequence[int]) -> dict[str, str]:
-    facts = read_facts(trained[-1].runs[0][0])
+def made_with(run: Path, seeds: Sequence[int]) -> dict[str, str]:
+    """Device, data and versions of a run, which stands for all."""
+    facts = read_facts(run)
     return {
         "seeds": ", ".join(map(str, seeds)),
         "started": str(facts.get("started")),

@@ -76,6 +76,16 @@ class Forward:
         return total
 
 
+def train_mode(model: nn.Module) -> None:
+    """Training mode, but for batch normalisation none of whose parameters is trained: its statistics stay as well."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            own = list(module.parameters(recurse=False))
+            if own and not any(p.requires_grad for p in own):
+                module.eval()
+
+
 def label_counts(model: MultiTaskModel, micro: Sequence[Batch]) -> tuple[dict[str, dict[str, float]], list[set[str]]]:
     """Count of every loss term over the effective batch, for the tasks that have something labelled in it.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segweave.batch import Batch
 from segweave.data.loader import Effective
-from segweave.forward import Forward, label_counts
+from segweave.forward import Forward, label_counts, train_mode
 from segweave.model import MultiTaskModel
 from segweave.penalties import keep_statistics
 
@@ -55,8 +55,8 @@ def probe(model: MultiTaskModel, effective: Effective, optimizer: torch.optim.Op
     micro = [batch.to(device) for batch in effective.micro]
     counts, here = label_counts(model, effective.micro)
     forward = Forward(model, "fp32", seed)
-    training = model.training
-    model.train()
+    modes = [(module, module.training) for module in model.modules()]
+    train_mode(model)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), keep_statistics(model):
             shared = [p for p in model.shared() if p.requires_grad]
@@ -68,7 +68,8 @@ def probe(model: MultiTaskModel, effective: Effective, optimizer: torch.optim.Op
                 with _moved(shared, moves):
                     after.append(forward.losses(micro, effective.step, counts))
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     flat = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     gramian = (flat @ flat.T).double().cpu()
     norms = gramian.diagonal().sqrt()

@@ -20,7 +20,7 @@ from segweave.balancing.method import Comparing
 from segweave.batch import Batch
 from segweave.data.loader import Effective
 from segweave.errors import ConfigError, DivergedError
-from segweave.forward import Forward, label_counts
+from segweave.forward import Forward, label_counts, train_mode
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
 from segweave.peak import Peak
@@ -133,16 +133,13 @@ def fit(
             f"pass it [*model.parameters(), *balancer.parameters()]"
         )
     buffers = list(model.buffers())
-    frozen = [m for m in model.modules() if _is_frozen_norm(m)]
     skipped_in_a_row = 0
     started = time.perf_counter()
     for number, item in enumerate(batches):
         waited = time.perf_counter() - started
         effective = Effective(number, 0, [item]) if isinstance(item, Batch) else item
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
-        model.train()
-        for norm in frozen:
-            norm.eval()
+        train_mode(model)
         optimizer.zero_grad(set_to_none=True)
         counts, here = label_counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
@@ -254,12 +251,6 @@ def _compared(balances: Sequence[Balance]) -> Balance | None:
     without the products of one micro-batch with another."""
     made = [balance.gramian for balance in balances if balance.gramian is not None]
     return replace(balances[-1], gramian=torch.stack(made).sum(0)) if made else None
-
-
-def _is_frozen_norm(module: nn.Module) -> bool:
-    """Whether it is a batch normalisation none of whose parameters is trained; its statistics are to stay as well."""
-    own = list(module.parameters(recurse=False))
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
 
 
 def _read(values: Mapping[str, Tensor], compared: Balance | None) -> tuple[dict[str, float], list[list[float]]]:

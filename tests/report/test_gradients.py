@@ -55,9 +55,9 @@ def test_the_colour_is_by_the_sign_and_the_square_root() -> None:
     )
     cells = [td for td in Page(section).named("td") if td.get("style")]
     assert [(td["style"], td.get("class")) for td in cells[:3]] == [
-        ("--p:50%", "against"),
+        ("--p:50%", "opposed"),
         ("--p:10%", None),
-        ("--p:50%", "against"),
+        ("--p:50%", "opposed"),
     ]
     assert "--p:100%" in cells[3]["style"] + cells[5]["style"]
     assert cells[0]["title"] == "a\u00a0| b: mean cosine -0.250, below 0 in 1 of 1 steps, overlap 1.00"

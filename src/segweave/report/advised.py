@@ -51,7 +51,8 @@ class Measure:
         meaning: one or two sentences: what a number says, and the source.
         values: `values[i][j]` is what task `j` does for task `i`, nan on the diagonal where nothing is meant.
         symmetric: whether both directions are one number.
-        curves: by `i|j`, one line of (step, value) per seed; empty for what is measured once.
+        curves: by `a|b`, what task `b` does for task `a`, one line of (step, value) per seed; one key for both
+            directions where they are one number; empty for what is measured once.
     """
 
     key: str
@@ -74,6 +75,7 @@ class Proposal:
         cost: parameters, macs, milliseconds, peak_megabytes and networks, of all networks together.
         fits: whether it keeps the limits.
         title: where it stands for something, such as `all together`.
+        costs: parameters, macs, milliseconds and peak_megabytes of each network, in the order of `groups`.
         configs: the file written for each group, in the order of `groups`; empty where none was.
     """
 
@@ -81,6 +83,7 @@ class Proposal:
     gains: Mapping[str, float]
     gain: float
     cost: Mapping[str, float]
+    costs: Sequence[Mapping[str, float]]
     fits: bool = True
     title: str = ""
     configs: Sequence[str] = ()

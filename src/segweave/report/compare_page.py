@@ -26,14 +26,13 @@ from segweave.report.html import (
     tag,
 )
 from segweave.report.labels_section import labels_section
-from segweave.report.pareto import Spot, pareto_chart
+from segweave.report.pareto import Spot, cost_axis, pareto_chart
 from segweave.report.style import SERIES
 from segweave.report.train_page import again, fitted
+from segweave.report.words import ENOUGH, certainty, interval, p_value, percent, seed_count, toned
 from segweave.terminal import duration
 
 _OVER_TASKS, _OVER_METRICS = "Δm over tasks", "Δm % over metrics"
-_ENOUGH = 5
-"""Seeds from which on the page does not warn of their small number."""
 _ZERO = Estimate(0.0, math.nan, math.nan, (), math.nan)
 
 
@@ -55,11 +54,11 @@ def verdict(task: Compared, variant: Variant, seeds: int, separate: Variant | No
     change += "" if task.better[task.headline] else " (lower is better)"
     if math.isnan(gain.mean):
         return f"Whether sharing helped {task.name} is not known: {change}, which gives no relative change."
-    change += f", gain {_percent(gain.mean)} %"
+    change += f", gain {percent(gain.mean)} %"
     if math.isnan(gain.low):
         return f"Whether sharing helped {task.name} cannot be told from so few seeds and images: {change}."
     what = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no measurable difference for"
-    return f"Sharing {what} {task.name}: {change} ({_certainty(gain)}, {_seeds(seeds)})."
+    return f"Sharing {what} {task.name}: {change} ({certainty(gain)}, {seed_count(seeds)})."
 
 
 def comparison_page(result: ComparisonResult) -> str:
@@ -81,35 +80,6 @@ def _page(result: ComparisonResult, pictures: int) -> str:
     return document(result.name, body, result.lead, {id: title for id, (title, _) in parts.items()})
 
 
-def _percent(value: float) -> str:
-    """With its sign, which a value near 0 keeps by one more digit."""
-    return "–" if math.isnan(value) else f"{value:+z.{2 if 0.005 <= abs(value) < 0.05 else 1}f}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "no interval" if math.isnan(low) else f"{_percent(low)} to {_percent(high)} %"
-
-
-def _p(p: float) -> str:
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
-
-
-def _certainty(gain: Estimate) -> str:
-    if math.isnan(gain.low):
-        return "no interval"
-    return f"{100 * LEVEL:.0f} % interval {_interval(gain.low, gain.high)}, p {_p(gain.p)}"
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
-
-
-def _toned(gain: Estimate, text: str, turned: bool = False) -> Html:
-    """In the colour of good or bad where the interval leaves no doubt."""
-    up, down = ("bad", "good") if turned else ("good", "bad")
-    return tag("span", text, class_=up if gain.low > 0 else down if gain.high < 0 else None)
-
-
 def _worth(result: ComparisonResult) -> Html:
     shared = result.shared
     parts = [tag("ul", join(_card(result, task) for task in result.tasks), class_="cards"), tag("h3", "On the whole")]
@@ -128,8 +98,8 @@ def _worth(result: ComparisonResult) -> Html:
         _delta(f"{_OVER_METRICS} ↓", shared.by_metrics, over_metrics, turned=True),
     ]
     parts.append(tag("ul", join(cards), class_="cards"))
-    if len(result.seeds) < _ENOUGH:
-        few = f"Intervals from {_seeds(len(result.seeds))} are wide, and a small budget is small evidence"
+    if len(result.seeds) < ENOUGH:
+        few = f"Intervals from {seed_count(len(result.seeds))} are wide, and a small budget is small evidence"
         parts.append(paragraph(few, ": longer training may turn a result round."))
     return join(parts)
 
@@ -137,7 +107,7 @@ def _worth(result: ComparisonResult) -> Html:
 def _card(result: ComparisonResult, task: Compared) -> Html:
     gain = result.shared.gains.get(task.name, {}).get(task.headline)
     heading = tag("h3", join([task.name, tag("span", f" · {task.kind}", class_="soft")]))
-    big = "–" if gain is None or math.isnan(gain.mean) else _toned(gain, f"{_percent(gain.mean)} %")
+    big = "–" if gain is None or math.isnan(gain.mean) else toned(gain.low, gain.high, f"{percent(gain.mean)} %")
     origin = [tag("p", tag("strong", task.origin))] if task.origin else []
     words = verdict(task, result.shared, len(result.seeds), result.separate)
     words = words.replace(" -> ", "\u00a0→ ").replace(" %", "\u00a0%")  # no line breaks there
@@ -147,11 +117,11 @@ def _card(result: ComparisonResult, task: Compared) -> Html:
 
 
 def _delta(name: str, value: Estimate, meaning: str, turned: bool) -> Html:
-    big = _toned(value, f"{_percent(value.mean)} %", turned)
+    big = toned(value.low, value.high, f"{percent(value.mean)} %", turned)
     gained, lost = (value.high < 0, value.low > 0) if turned else (value.low > 0, value.high < 0)
     plain = "Sharing gained" if gained else "Sharing lost" if lost else "No measurable difference"
     plain = "Not known" if math.isnan(value.low) else plain
-    words = [tag("p", f"{plain} ({_certainty(value)}).".replace(" %", "\u00a0%"), class_="verdict"), tag("p", meaning)]
+    words = [tag("p", f"{plain} ({certainty(value)}).".replace(" %", "\u00a0%"), class_="verdict"), tag("p", meaning)]
     return tag("li", join([tag("h3", name), tag("p", big, class_="big"), *words]), class_="card")
 
 
@@ -161,9 +131,9 @@ def _name(variant: Variant) -> Html:
 
 def _results(result: ComparisonResult) -> Html:
     words = (
-        f"Means over {_seeds(len(result.seeds))} on the {number(result.images)} images of {result.split}, below them "
-        f"the {100 * LEVEL:.0f} % interval. The bold row is the headline. ✓ better and ✗ worse than separate networks, "
-        f"where the interval of the gain, paired by seed and image, leaves out 0."
+        f"Means over {seed_count(len(result.seeds))} on the {number(result.images)} images of {result.split}, below "
+        f"them the {100 * LEVEL:.0f} % interval. The bold row is the headline. ✓ better and ✗ worse than separate "
+        f"networks, where the interval of the gain, paired by seed and image, leaves out 0."
     )
     return join([paragraph(words, soft=True), *(_metrics(result, task) for task in result.tasks)])
 
@@ -194,8 +164,8 @@ def _cell(value: Estimate, gain: Estimate | None) -> Html:
     mark = Html()
     if gain is not None and (gain.low > 0 or gain.high < 0):
         sign, what = ("✓", "better") if gain.low > 0 else ("✗", "worse")
-        words = f"{what} than separate: {_percent(gain.mean)} %, {_certainty(gain)}"
-        mark = join([_toned(gain, tag("span", sign, role="img", aria_label=words, title=words)), " "])
+        words = f"{what} than separate: {percent(gain.mean)} %, {certainty(gain)}"
+        mark = join([toned(gain.low, gain.high, tag("span", sign, role="img", aria_label=words, title=words)), " "])
     return join([mark, number(value.mean), tag("small", span)])
 
 
@@ -208,8 +178,8 @@ def _variants(result: ComparisonResult) -> Html:
             if value is None:
                 row += ["the reference" if variant.name == SEPARATE else None, None]
             else:
-                whole = join([f"{_percent(value.mean)} %", tag("small", _interval(value.low, value.high))])
-                row += [whole, _p(value.p)]
+                whole = join([f"{percent(value.mean)} %", tag("small", interval(value.low, value.high))])
+                row += [whole, p_value(value.p)]
         rows.append([*row, changes, ", ".join(variant.tasks)])
     columns = ["variant", f"{_OVER_TASKS} ↑", "p", f"{_OVER_METRICS} ↓", "p", "changes to the config", "tasks"]
     origins = "; ".join(f"{task.name}: {task.origin}" for task in result.tasks if task.origin)
@@ -226,9 +196,7 @@ def _pareto(result: ComparisonResult) -> Html:
     ]
     if len(measured) < 2:
         return paragraph("Nothing to draw: fewer than two variants have both a measured cost and a gain.", soft=True)
-    axis, key, unit = "latency of one image in ms", "milliseconds", 1.0
-    if any(math.isnan(cost[key]) for _, _, cost, _ in measured):
-        axis, key, unit = "parameters in millions", "parameters", 1e6
+    axis, key, unit = cost_axis([cost for _, _, cost, _ in measured])
     spots = [
         Spot(name, cost[key] / unit, gain.mean, gain.low, gain.high, colour) for colour, name, cost, gain in measured
     ]
@@ -286,12 +254,12 @@ def _how(result: ComparisonResult) -> Html:
     count = len(result.seeds)
     seeds = ", ".join(map(str, result.seeds))
     intervals = (
-        f"Each value is the mean over {_seeds(count)} ({seeds}). Its {100 * LEVEL:.0f} % interval counts two causes of "
-        f"chance: the images, by {number(result.resamples)} bootstrap resamples of them, and the seed, by the spread "
-        f"between seeds{' (with one seed, it is not counted)' if count == 1 else ''}. It is that of Student's t with "
-        f"the degrees of freedom of Welch and Satterthwaite. All variants are resampled alike, so that gains are "
-        f"paired by seed and image. p is that of the two-sided test that the mean gain is 0; with many variants and "
-        f"metrics some p below 0.05 come by chance."
+        f"Each value is the mean over {seed_count(count)} ({seeds}). Its {100 * LEVEL:.0f} % interval counts two "
+        f"causes of chance: the images, by {number(result.resamples)} bootstrap resamples of them, and the seed, by "
+        f"the spread between seeds{' (with one seed, it is not counted)' if count == 1 else ''}. It is that of "
+        f"Student's t with the degrees of freedom of Welch and Satterthwaite. All variants are resampled alike, so "
+        f"that gains are paired by seed and image. p is that of the two-sided test that the mean gain is 0; with many "
+        f"variants and metrics some p below 0.05 come by chance."
     )
     measured = f"Measured on the {number(result.images)} images of {result.split}."
     return join(map(paragraph, (result.budget, result.checkpoint, measured, intervals)))

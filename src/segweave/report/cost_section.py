@@ -25,13 +25,11 @@ def cost_section(cost: Mapping[str, Any] | None, missing: str) -> Html:
     """
     if cost is None:
         return paragraph(f"Not measured: {missing}")
-    height, width = cost["size"]
-    where = f"One image of {width} x {height} pixels on {cost['device']}, {cost['threads']} threads, forward pass only."
     rows = [[row["part"], *cost_values(row)] for row in cost["parts"]]
     rows.append([tag("b", "whole network"), *cost_values(cost["shared"])])
     rows += [[f"separate network for {task}", *cost_values(row)] for task, row in cost["separate"].items()]
     rows.append([tag("b", "all separate networks"), *cost_values(cost["separate_sum"])])
-    shown = table(["", *(name for name, _ in COLUMNS.values())], rows, where, numeric=range(1, 5))
+    shown = table(["", *(name for name, _ in COLUMNS.values())], rows, measured_where(cost), numeric=range(1, 5))
     words = paragraph(
         "Multiply-adds are those of convolutions, matrix products and attention. Each part was measured alone, so that "
         "latencies and peaks of the parts need not add up to the whole's.",
@@ -39,6 +37,12 @@ def cost_section(cost: Mapping[str, Any] | None, missing: str) -> Html:
     )
     comparison = sharing(cost["shared"], cost["separate_sum"], len(cost["separate"]))
     return join([comparison, tag("h3", "Parts and networks"), shown, words])
+
+
+def measured_where(cost: Mapping[str, Any]) -> str:
+    """In words, on what `cost_table` measured."""
+    height, width = cost["size"]
+    return f"One image of {width} x {height} pixels on {cost['device']}, {cost['threads']} threads, forward pass only."
 
 
 def cost_values(row: Mapping[str, Any]) -> list[Content]:

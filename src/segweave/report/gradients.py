@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
 from segweave.report.chart import Line, lines_chart
+from segweave.report.heat_map import Cell, heat_map, scale, shade
 from segweave.report.history import History, Point
-from segweave.report.html import Content, Html, bar, captioned, details, join, number, paragraph, table, tag
+from segweave.report.html import Content, Html, bar, details, join, number, paragraph, table, tag
 
 _SPACES = {
     "features": "at the features that all heads read",
@@ -122,7 +124,7 @@ def _maps(tasks: Sequence[str], pairs: Mapping[tuple[str, str], _Pair]) -> Html:
     steps = f"{most} steps" if least == most else f"{least} to {most} steps"
     cosine = _map(tasks, pairs, f"Mean cosine over {steps}", _cosine_cell)
     share = _map(tasks, pairs, f"Conflicts: percentage of {steps} with a cosine below 0", _share_cell)
-    return tag("div", join([tag("div", join([cosine, _scale()])), share]), class_="maps")
+    return tag("div", join([tag("div", join([cosine, scale("-1 opposed", "1 alike")])), share]), class_="maps")
 
 
 def _map(
@@ -133,45 +135,22 @@ def _map(
 ) -> Html:
     """A symmetric table of all pairs, in which `shown` gives the text and colour, from -1 to 1, of one."""
 
-    def cell(row: str, column: str) -> Html:
+    def cell(row: str, column: str) -> Cell | None:
         if row == column:
-            return tag("td", class_="own")
+            return None
         pair = pairs.get((row, column)) or pairs[column, row]
-        if not pair.cosines:
-            return tag("td", "–", title=pair.in_words())
-        text, colour = shown(pair)
-        style, class_ = f"--p:{100 * abs(colour):.0f}%", "against" if colour < 0 else None
-        return tag("td", text, style=style, class_=class_, title=pair.in_words())
+        text, colour = shown(pair) if pair.cosines else ("–", math.nan)
+        return Cell(text, colour, pair.in_words())
 
-    head = join(tag("th", tag("span", name), scope="col", class_="up") for name in tasks)
-    rows = [
-        tag("tr", join([tag("th", row, scope="row", title=row), *(cell(row, column) for column in tasks)]))
-        for row in tasks
-    ]
-    body = join([tag("thead", tag("tr", join([tag("td"), head]))), tag("tbody", join(rows))])
-    return captioned(body, caption, "matrix agreement")
+    return heat_map(tasks, [[cell(row, column) for column in tasks] for row in tasks], caption)
 
 
 def _cosine_cell(pair: _Pair) -> tuple[str, float]:
-    # cosines of task gradients are small as a rule, so that their colours go by the square root
-    root = min(1.0, abs(pair.mean)) ** 0.5
-    return f"{pair.mean:z.2f}", root if pair.mean >= 0 else -root
+    return f"{pair.mean:z.2f}", shade(pair.mean)
 
 
 def _share_cell(pair: _Pair) -> tuple[str, float]:
     return f"{100 * pair.share:.0f}", -pair.share
-
-
-def _scale() -> Html:
-    """The colours of cosines from -1 to 1."""
-    places = (1.0, 0.5625, 0.25, 0.0625, 0.0)
-    stops = [
-        f"color-mix(in srgb,var(--{colour}) {100 * place**0.5:.0f}%,var(--panel)) {50 + 50 * sign * place:.1f}%"
-        for colour, sign, order in (("conflict", -1, places), ("heat", 1, places[::-1]))
-        for place in order
-    ]
-    strip = tag("i", style=f"background:linear-gradient(90deg,{','.join(stops)})", aria_hidden="true")
-    return tag("div", join([strip, *(tag("span", end) for end in ("-1 opposed", "0", "1 alike"))]), class_="ramp")
 
 
 def _without(pairs: Sequence[_Pair]) -> Html:

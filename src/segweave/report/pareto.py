@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from segweave.report.chart import Frame
@@ -48,6 +48,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not found or points[place][1] > points[found[-1]][1] or points[place] == points[found[-1]]:
             found.append(place)
     return found
+
+
+def cost_axis(costs: Sequence[Mapping[str, float]]) -> tuple[str, str, float]:
+    """What costs are compared by: its name, its key and its unit; latency, or parameters where one has no latency."""
+    if any(math.isnan(cost["milliseconds"]) for cost in costs):
+        return "parameters in millions", "parameters", 1e6
+    return "latency of one image in ms", "milliseconds", 1.0
 
 
 def pareto_chart(title: str, axis: str, spots: Sequence[Spot]) -> Html:

@@ -106,15 +106,18 @@ td{white-space:pre-wrap}
 thead th{color:var(--soft);font-weight:600;border-bottom:1px solid var(--edge);vertical-align:bottom}
 tbody th{font-weight:500}
 td.number,th.number{text-align:right;white-space:nowrap}
-.variant{display:block;min-width:6.5rem}td code{white-space:nowrap}
+.variant{display:block;min-width:6.5rem}.variant.wide{min-width:18rem}td code{white-space:nowrap}
 .tight .bar i{width:clamp(2.5rem,5vw,3.6rem)}.tight th.number{white-space:normal}
-td small{display:block;color:var(--soft);font-size:.86em;font-weight:400}
+td small,tbody th small{display:block;color:var(--soft);font-size:.86em;font-weight:400}
 tr.group th{padding-top:.9rem;font-weight:650}
 .bar{display:inline-flex;align-items:center;gap:.6rem;white-space:nowrap}
 .bar i{display:inline-block;width:clamp(4rem,16vw,11rem);height:.62rem;border-radius:3px;background:var(--line);
 overflow:hidden}
 .bar i::before{content:"";display:block;height:100%;width:var(--share);background:var(--series1);border-radius:3px}
 .bar.second i::before{background:var(--series2)}
+.gains{list-style:none;margin:.35rem 0;padding:0}.gains li{display:flex;justify-content:space-between;gap:.8rem}
+.gains span:first-child{min-width:0;overflow-wrap:anywhere}.gains b{white-space:nowrap}
+.dot{display:inline-block;width:.7rem;height:.7rem;border-radius:50%;margin-right:.5rem}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .note{border-left:4px solid var(--series2);background:var(--raised);padding:.55rem .9rem;border-radius:0 8px 8px 0;
 max-width:none}
@@ -138,7 +141,8 @@ margin:.4rem 0 1rem}
 .chart .grid{stroke:var(--line);stroke-width:1;fill:none}.chart .axis{stroke:var(--edge);stroke-width:1}
 .chart path{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .chart path.raw{stroke-width:1;opacity:.38}
-.chart.pareto{max-width:31rem}.pareto .front{stroke:var(--edge);stroke-dasharray:4 4}
+.chart.pareto,.chart.tree{max-width:31rem}.tree .branch{stroke:var(--ink);stroke-width:1.5}
+.tree .name{fill:var(--ink)}.pareto .front{stroke:var(--edge);stroke-dasharray:4 4}
 .pareto path.interval,.pareto path.lead-line,.pareto path.front{stroke-width:1.2}
 .pareto path.lead-line{stroke:var(--edge);stroke-width:.8}.pareto circle{stroke-width:1.8}
 .pareto .name{fill:var(--ink);paint-order:stroke;stroke:var(--panel);stroke-width:3px;stroke-linejoin:round}
@@ -161,7 +165,7 @@ margin-top:.25rem}
 .matrix .up span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:11rem;display:inline-block;
 font-weight:500}
 .matrix.small table{font-size:.68rem}.matrix.small td,.matrix.small thead th{min-width:1.1rem;padding:.08rem .1rem}
-.matrix .against{--heat:var(--conflict)}
+.matrix .opposed{--heat:var(--conflict)}
 .matrix td.own{background:var(--raised)}
 .maps{display:flex;flex-wrap:wrap;gap:0 3rem;align-items:flex-start}.maps>div{min-width:0;max-width:100%}
 .agreement tbody th{position:sticky;left:0;background:var(--panel);max-width:9.5rem;overflow:hidden;
