@@ -225,7 +225,7 @@ def result(
         cost_where=where,
         pictures=_pictures(trained, images, split, Resize(config.data.get("size")), device),
         command=command,
-        facts=_facts(trained, seeds),
+        facts=made_with(trained[-1].runs[0][0], seeds),
         config=dump(config.sections()),
         notes=list(dict.fromkeys(note for way in trained for note in _notes(way))),
         shares=fewer,
