@@ -266,6 +266,65 @@ def tune(
 
 
 @app.command()
+def advise(
+    config: ConfigPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    steps: Annotated[int | None, typer.Option(help="of each short run; a tenth of the config's by default")] = None,
+    seeds: Annotated[int, typer.Option(help="how many")] = 2,
+    pairs: Annotated[
+        bool, typer.Option(help="whether to train a network per pair; the lookahead decides without them")
+    ] = True,
+    importance: Annotated[
+        str | None, typer.Option(metavar="TASK=2,...", help="weights of the tasks' gains; 1 by default")
+    ] = None,
+    max_latency: Annotated[float | None, typer.Option(help="of all networks together, milliseconds an image")] = None,
+    max_memory: Annotated[float | None, typer.Option(help="of all networks together, 10^6 bytes")] = None,
+    max_parameters: Annotated[float | None, typer.Option(help="of all networks together")] = None,
+    max_networks: Annotated[int | None, typer.Option(help="how many")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of runs and page; advise/CONFIG by default")] = None,
+    split: Annotated[str | None, typer.Option(help="where to measure; test where it has labels, else val")] = None,
+    resamples: Annotated[int, typer.Option(help="of the images, for the intervals")] = 200,
+    jobs: Annotated[int | None, typer.Option(help="runs at once; by default one per GPU")] = None,
+    device: Device = None,
+) -> None:
+    """Advise which tasks to train together, from short runs."""
+    from segweave.schema import read_config
+    from segweave.variants import weights_written
+
+    checked = read_config(config, overrides or [])
+    weights = weights_written(importance or "")
+    asked = {
+        "milliseconds": max_latency,
+        "peak_megabytes": max_memory,
+        "parameters": max_parameters,
+        "networks": max_networks,
+    }
+    from segweave import advise
+    from segweave.terminal import console
+
+    folder, made = advise.advise(
+        checked,
+        steps=steps,
+        seeds=seeds,
+        pairs=pairs,
+        importance=weights,
+        limits={key: limit for key, limit in asked.items() if limit is not None},
+        out=out.expanduser() if out else None,
+        split=split,
+        draws=resamples,
+        jobs=jobs,
+        device=device,
+        command=shlex.join(["segweave", *sys.argv[1:]]),
+        shown=console(stderr=True),
+    )
+    console().print(advise.table(made))
+    typer.echo(advise.advice(made))
+    for path in made.proposals[0].configs:
+        typer.echo(f"config: {path}")
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
 def runs(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="searched; runs if none")] = None,
     sort: Annotated[str | None, typer.Option(help="task/metric by which the best comes first; else newest")] = None,

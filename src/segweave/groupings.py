@@ -129,6 +129,8 @@ def groupings(
     importance: Sequence[float],
     limits: Mapping[str, float],
     count: int = 10,
+    *,
+    names: Sequence[str] = (),
 ) -> Groupings:
     """The `count` groupings of the highest expected gain among those that keep the limits.
 
@@ -141,6 +143,7 @@ def groupings(
             not read.
         importance: weight of each task's gain, at least 0 and not all 0.
         limits: the most that all networks together may cost, by the keys of `Grouping.cost`.
+        names: of the tasks, for the message of an error; their positions by default.
 
     Raises:
         ConfigError: no grouping keeps the limits (with many tasks: none was found), with the one that comes nearest.
@@ -151,7 +154,7 @@ def groupings(
     found = [weigh(groups, *args) for groups in tried]
     found = sorted((one for one in found if one.fits), key=_order)[:count]
     if not found:
-        raise ConfigError(_beyond(*args))
+        raise ConfigError(_beyond(*args, names or list(map(str, range(len(affinity))))))
     return Groupings(found, exact)
 
 
@@ -210,15 +213,16 @@ def _beyond(
     cost: GroupCost,
     importance: Sequence[float],
     limits: Mapping[str, float],
+    names: Sequence[str],
 ) -> str:
     near = [weigh(groups, affinity, cost, importance, limits) for groups in _nearby(affinity, cost, importance, limits)]
     best = min(near, key=lambda one: (_excess(one.cost, limits), _order(one)))
     asked = ", ".join(f"{key} {limit:g}" for key, limit in limits.items())
     price = ", ".join(f"{key} {value:.6g}" for key, value in best.cost.items())
-    names = " | ".join(" ".join(map(str, group)) for group in best.groups)
+    groups = " | ".join(", ".join(names[task] for task in group) for group in best.groups)
     return (
-        f"limits: found {asked}; expected what some grouping costs at most. The cheapest has the tasks {names} "
-        f"(by position, one network between bars) and costs {price}"
+        f"limits: found {asked}; expected no less than some grouping costs: {groups} (a bar between networks) is the "
+        f"nearest, with {price}"
     )
 
 

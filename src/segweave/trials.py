@@ -86,13 +86,14 @@ class Trials:
     def runs(self, way: Variant) -> list[Path]:
         return [self.run(way, seed) for seed in self.seeds]
 
-    def train(self, ways: Sequence[Variant], watch: Callable[[Path], build.Watch] | None = None) -> None:
+    def train(self, ways: Sequence[Variant], watch: Callable[[Path, int], build.Watch] | None = None) -> None:
         """Trains what is not trained yet, seed by seed, so that what is stopped has whole seeds.
 
         A run that is finished is not trained again, and one that was stopped goes on.
 
         Args:
-            watch: makes from a run folder what is told before every step; another process must be able to get it.
+            watch: makes from a run folder and its seed what is told before every step; another process must be able to
+                get it.
 
         Raises:
             SegweaveError: whatever cannot be used, or a folder that holds other runs.
@@ -104,7 +105,8 @@ class Trials:
             self.shown.print(found, highlight=False)
         work = {}
         for way, seed in left:
-            do = partial(_train_one, _seeded(way, seed), self.run(way, seed), self.shown.quiet or self._several, watch)
+            made = partial(watch, self.run(way, seed), seed) if watch else None
+            do = partial(_train_one, _seeded(way, seed), self.run(way, seed), self.shown.quiet or self._several, made)
             work[f"run {way.name}, seed {seed}"] = do
         self.each(work)
 
@@ -179,11 +181,11 @@ def _here(do: Callable[[str | None], _T]) -> _T:
 
 
 def _train_one(
-    config: Config, run: Path, quiet: bool, watch: Callable[[Path], build.Watch] | None, device: str | None
+    config: Config, run: Path, quiet: bool, watch: Callable[[], build.Watch] | None, device: str | None
 ) -> None:
     """Trains one network, or goes on with it."""
     resume = (run / "config.yaml").is_file()
-    build.train(config, run.name, run.parent, resume, device, quiet, watch=watch(run) if watch else None)
+    build.train(config, run.name, run.parent, resume, device, quiet, watch=watch() if watch else None)
 
 
 def _measure_one(

@@ -66,6 +66,18 @@ def shares_written(text: str) -> list[float]:
         raise ConfigError(f"--data-fractions {text}: expected numbers above 0 and at most 1, as 0.1,0.25") from None
 
 
+def weights_written(text: str) -> dict[str, float]:
+    """The numbers of `semantic=2,depth=0.5`. Raises ConfigError for what is none."""
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(f"--importance {part}: expected a task and a number, as semantic=2") from None
+    return found
+
+
 def variants(config: Config, changed: Mapping[str, Sequence[str]], separate: bool = True) -> list[Variant]:
     """The config itself, then its variants, then one network per task.
 
