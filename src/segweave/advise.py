@@ -35,7 +35,6 @@ from segweave.errors import ConfigError
 from segweave.estimates import SEPARATE, SHARED, estimate, resamples
 from segweave.groupings import GroupCost, Grouping, groupings, weigh
 from segweave.plan import Plan
-from segweave.report.advise_page import advice as advice
 from segweave.report.advise_page import advice_page
 from segweave.report.advised import AdviceResult, AdvisedTask, Proposal
 from segweave.report.cost_section import measured_where
@@ -226,6 +225,7 @@ def _proposals(
 
 def _written(config: Config, groups: Sequence[Sequence[str]], folder: Path) -> list[str]:
     """A config for each network; those of an earlier advice are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
     for before in folder.glob("*.yaml"):
         before.unlink()
     paths = []
