@@ -174,9 +174,9 @@ def test_a_finished_comparison_trains_nothing_and_a_part_of_it_only_the_rest(
     trained: list[str] = []
     genuine = build.train
 
-    def train(config: Config, name: str, out: Path, *rest: Any) -> Any:
+    def train(config: Config, name: str, out: Path, *rest: Any, **options: Any) -> Any:
         trained.append(f"{out.name}/{name}")
-        return genuine(config, name, out, *rest)
+        return genuine(config, name, out, *rest, **options)
 
     monkeypatch.setattr(build, "train", train)
     options: dict[str, Any] = {"out": tmp_path, "draws": 5, "device": "cpu"}

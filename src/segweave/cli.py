@@ -300,6 +300,7 @@ def advise(
         "networks": max_networks,
     }
     from segweave import advise
+    from segweave.report.advise_page import advice
     from segweave.terminal import console
 
     folder, made = advise.advise(
@@ -318,7 +319,7 @@ def advise(
         shown=console(stderr=True),
     )
     console().print(advise.table(made))
-    typer.echo(advise.advice(made))
+    typer.echo(advice(made))
     for path in made.proposals[0].configs:
         typer.echo(f"config: {path}")
     typer.echo(f"report: {folder / 'report.html'}")

@@ -31,9 +31,10 @@ from segweave.report.html import number
 from segweave.resume import all_options
 from segweave.run_folder import check_folder
 from segweave.search_space import Space, search_space, tried
-from segweave.sources import build_tasks, training_and_validation, training_images
+from segweave.sources import build_tasks, training_and_validation
 from segweave.tasks.task import Task
 from segweave.terminal import console
+from segweave.trials import planned
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -143,7 +144,7 @@ def tune(
     held_out = share if measured_on(config)[0] == "val" else None
     tasks, plan = build_tasks(config), Plan(**config.train)
     parts = training_and_validation(config, tasks, plan.seed, held_out)
-    budget, limits = _budget(config, tasks, plan)
+    budget, limits = _budget(config, plan)
     images = _images(parts, held_out)
     shown.print(f"scored on {images}", highlight=False)
     out.mkdir(parents=True, exist_ok=True)
@@ -171,10 +172,9 @@ def tune(
     return out, found()
 
 
-def _budget(config: Config, tasks: Sequence[Task], plan: Plan) -> tuple[str, dict[str, Any]]:
+def _budget(config: Config, plan: Plan) -> tuple[str, dict[str, Any]]:
     """How long each trial is trained, in words and as keys of `train`: as the config itself with all of its images."""
-    images = training_images(config, tasks, plan.seed)
-    steps = plan.total(build.build_sampling(config, images, tasks, plan).steps)
+    steps = planned(config)
     limit = {"minutes": plan.minutes} if steps is None else {"steps": steps}
     limits = dict.fromkeys(("steps", "epochs", "minutes", "patience")) | limit | {"report": False}
     return f"{plan.minutes:g} minutes" if steps is None else f"{number(steps)} steps", limits

@@ -170,7 +170,7 @@ def _groupings(result: AdviceResult) -> Html:
         soft=True,
     )
     caption = f"Proposals. {result.cost_where}"
-    whole = table([*columns, "within limits"] if result.limits else columns, rows, caption, numeric=range(2, 8))
+    whole = table([*columns, "fits"] if result.limits else columns, rows, caption, numeric=range(2, 8))
     title = "Expected gain of each task"
     each = details(title, table(["", *names], gains, title, numeric=range(1, len(names) + 1)))
     return join([words, whole, each, _pareto(result)])
