@@ -215,11 +215,11 @@ def _costs(result: ComparisonResult) -> Html:
         memory = cost_value("peak_megabytes", variant.training_megabytes)
         rows.append([_name(variant), variant.networks, *cost, time, memory, variant.steps])
     columns = ["variant", "networks", *(name for name, _ in COLUMNS.values())]
-    columns += ["training", "peak memory of training", "steps each"]
+    columns += ["training", "training memory", "steps"]
     whole = table(columns, rows, result.cost_where, numeric=range(1, len(columns)))
     words = paragraph(
         "Of separate networks, the sum; their peak memory is that of all loaded at once and run one after the other. "
-        "Training is the time of one seed, the mean over the seeds; its peak memory is that of the largest network.",
+        "Training is the time of one seed, the mean over the seeds; its memory is the peak, of the largest network.",
         soft=True,
     )
     separate, shared = result.separate, result.shared
