@@ -16,6 +16,7 @@ import torch
 from segweave import build, checkpoint, experiment
 from segweave.errors import CheckpointError, ConfigError, UnreadableError
 from segweave.model import MultiTaskModel, create_model
+from segweave.run_folder import alone_in
 from tiny import lines, steps, tiny
 
 
@@ -149,6 +150,18 @@ def test_what_a_run_holds(tmp_path: Path) -> None:
     assert config.sections() == tiny(train={"epochs": 2, "seed": 7}).sections()
     other, _ = build.train(tiny(data={"seed": 1}), "other", tmp_path, quiet=True)
     assert json.loads((other / "run.json").read_text())["data_fingerprint"] != facts["data_fingerprint"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    config = tiny(train={"steps": 2})
+    folder, _ = build.train(config, "run", tmp_path, quiet=True)
+    before = (folder / "metrics.jsonl").read_bytes()
+    # a lock is of the open folder, not of the process, so that one process can stand for two
+    with alone_in(folder), pytest.raises(CheckpointError, match="another process trains in it"):
+        build.train(tiny(train={"steps": 4}), "run", tmp_path, resume=True, quiet=True)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    build.train(tiny(train={"steps": 4}), "run", tmp_path, resume=True, quiet=True)
+    assert len(steps(folder)) == 4
 
 
 def test_memory_of_training_counts_what_the_optimizer_keeps(tmp_path: Path) -> None:

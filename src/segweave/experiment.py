@@ -24,7 +24,7 @@ from segweave.peak import Peak, held
 from segweave.plan import Plan
 from segweave.report.bar import TrainingBar
 from segweave.resume import Changes
-from segweave.run_folder import Log, State, describe, new_folder, record, remark, restore, save
+from segweave.run_folder import Log, State, alone_in, describe, new_folder, record, remark, restore, save
 from segweave.shortage import explained
 from segweave.stopping import Stop
 from segweave.tracking import Tracker, Tracking
@@ -66,13 +66,14 @@ def run(
 
     Raises:
         ConfigError: `plan.best` is no metric of this network, or the run folder cannot be made.
-        CheckpointError: something else to resume than this network, or the disk is full.
+        CheckpointError: something else to resume than this network, another process that trains in the folder, or the
+            disk is full.
         SegweaveError: the memory ran out, or the loss was not finite for too long.
     """
     _check_best(plan, model)
     folder = new_folder(out, name) if changes is None else out / name
     try:
-        with Stop() as stop:
+        with alone_in(folder), Stop() as stop:
             if not (folder / "run.json").is_file():  # a run that was killed as it began has none yet
                 describe(folder, config, fingerprints, plan.seed, model, balancer.label)
             results = _train(

@@ -8,8 +8,9 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -97,6 +98,31 @@ def check_folder(out: Path) -> None:
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         found = "cannot be written to" if place.is_dir() else "is not a folder"
         raise ConfigError(f"--out {out}: {place} {found}; choose another folder")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the same run folder; on Windows, which cannot lock one, it does nothing.
+
+    Raises:
+        CheckpointError: another process trains in it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder}: another process trains in it; wait until it has ended, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(handle)  # which unlocks it
 
 
 def new_folder(out: Path, name: str) -> Path:
