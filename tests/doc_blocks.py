@@ -152,13 +152,14 @@ class Page:
             raise AssertionError(f"{where}: this test does not know how to run {words[0]!r}")
 
     def _segweave(self, arguments: list[str]) -> int:
-        if arguments[0] in ("train", "compare", "tune"):
+        if arguments[0] in ("train", "compare", "tune", "advise"):
             given = {word.partition("=")[0] for word in arguments}
             path = next(Path(word) for word in arguments[1:] if word.endswith(".yaml"))
             at = arguments.index(str(path)) + 1
             own = [re.sub(r"^(train\.epochs)=\d+$", r"\1=2", word) for word in arguments[at:]]
             arguments = [*arguments[:at], *small(path, given), *own]
-            few = {"compare": ["--seeds", "1", "--resamples", "5"], "tune": ["--trials", "2"]}
+            measured = ["--seeds", "1", "--resamples", "5"]
+            few = {"compare": measured, "advise": [*measured, "--steps", "4", "--no-pairs"], "tune": ["--trials", "2"]}
             arguments += few.get(arguments[0], [])
             if arguments[0] == "tune":
                 # after a second of training a headline may be 0, to which no gain is relative
