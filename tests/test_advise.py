@@ -84,10 +84,10 @@ def test_without_a_number_of_steps_it_is_a_tenth_of_them_and_no_few(
 def test_transfer_is_the_gain_of_a_pair_over_single_networks(done: tuple[Path, AdviceResult]) -> None:
     folder, made = done
     found = measures(made)["transfer"]
-    assert made.split == "test"
+    assert made.split == "val"  # never on the images that `compare` measures on
 
     def headline(name: str, task: str) -> float:
-        results = build.evaluate_run(folder / "runs" / name / "seed-0", "test", device="cpu")
+        results = build.evaluate_run(folder / "runs" / name / "seed-0", "val", device="cpu")
         return float(results[task][next(one.headline for one in made.tasks if one.name == task)])
 
     for (i, a), (j, b) in combinations(enumerate(TASKS), 2):

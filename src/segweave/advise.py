@@ -65,7 +65,7 @@ def advise(
     importance: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
     out: Path | None = None,
-    split: str | None = None,
+    split: str = "val",
     draws: int = 200,
     jobs: int | None = None,
     device: str | None = None,
@@ -85,7 +85,7 @@ def advise(
         limits: the most that the networks may cost together: `parameters`, `macs`, `milliseconds`, `peak_megabytes` or
             `networks`.
         out: the folder; `advise/<name of the config>` by default.
-        split: where to measure: by default `test` where every task has labels there, else `val`.
+        split: where to measure, by default `val`: what is chosen on the images of `test` looks better there than it is.
         draws: resamples of the images behind the intervals of gains.
         jobs: runs at once; by default as many as there are GPUs. On a CPU they share its cores.
         device: `cpu`, `cuda` or `cuda:N` for all runs; by default a GPU for each job where there is one.
@@ -117,13 +117,16 @@ def advise(
     trials = Trials(out / "runs", range(first, first + seeds), jobs, device, shown)
     shared = next(way for way in ways if way.name == SHARED)
     trials.train([shared], partial(Probing, max(1, steps // _PROBES)))
+    place, names = build.choose_device(device), list(tasks)
+    costs = _costs(config, trials.run(shared, first), images, split, place)
+    cost = GroupCost(costs["shared"], [costs["separate"][name] for name in names])
+    weighed, asked = [weights[name] for name in names], limits or {}
+    # limits that nothing keeps are said before all else is trained
+    groupings(np.zeros((len(names), len(names))), cost, weighed, asked, 1, names=names)
     trials.train([way for way in ways if way is not shared])
     measured = trials.measure(ways, split, images.ids, resamples(len(images), draws))
     trained = {one.name: one for one in gather(ways, {way.name: trials.runs(way) for way in ways}, measured)}
 
-    place, names = build.choose_device(device), list(tasks)
-    costs = _costs(config, trials.run(shared, first), images, split, place)
-    cost = GroupCost(costs["shared"], [costs["separate"][name] for name in names])
     measures = [
         *([transfer(tasks, trained, len(images))] if pairs else []),
         *probed(names, trials.runs(shared)),
@@ -132,7 +135,7 @@ def advise(
     affinity = matrix(measures[0])
     unknown = ~np.isfinite(affinity) & ~np.eye(len(names), dtype=bool)
     affinity[unknown] = 0.0
-    arguments = affinity, cost, [weights[name] for name in names], limits or {}
+    arguments = affinity, cost, weighed, asked
     found = groupings(*arguments, names=names)
     together, apart = (weigh(groups, *arguments) for groups in ([range(len(names))], [[i] for i in range(len(names))]))
     proposals = _proposals(names, found.found, {"all together": together, "each by itself": apart}, cost)
@@ -140,6 +143,10 @@ def advise(
     notes = [
         f"What {names[j]} brings {names[i]} is not known and was taken as 0." for i, j in np.argwhere(unknown).tolist()
     ]
+    if measured_on(config)[0] == split:
+        notes.append(
+            f"`compare` measures on {split} as well, on the images of this choice, which looks better there than it is."
+        )
     if not pairs:
         notes.append("Without pairs, expected gains are those of a step's loss in per cent, not of the metric.")
     made = AdviceResult(
@@ -148,7 +155,7 @@ def advise(
         tasks=_tasks(config, tasks, trained[SEPARATE], costs, cost, weights, first, len(images)),
         measures=measures,
         proposals=proposals,
-        limits=limits or {},
+        limits=asked,
         exact=found.exact,
         seeds=list(trials.seeds),
         steps=steps,

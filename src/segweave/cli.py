@@ -282,7 +282,7 @@ def advise(
     max_parameters: Annotated[float | None, typer.Option(help="of all networks together")] = None,
     max_networks: Annotated[int | None, typer.Option(help="how many")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of runs and page; advise/CONFIG by default")] = None,
-    split: Annotated[str | None, typer.Option(help="where to measure; test where it has labels, else val")] = None,
+    split: Annotated[str, typer.Option(help="where to measure")] = "val",
     resamples: Annotated[int, typer.Option(help="of the images, for the intervals")] = 200,
     jobs: Annotated[int | None, typer.Option(help="runs at once; by default one per GPU")] = None,
     device: Device = None,
