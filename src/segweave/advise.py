@@ -24,7 +24,7 @@ from rich.table import Table
 from segweave import build
 from segweave.affinities import Probing, matrix, pair, probed, representations, transfer
 from segweave.atomic import write_text
-from segweave.comparison import Trained, gather, made_with, measured_on, network
+from segweave.comparison import Trained, cost_size, gather, made_with, measured_on, network
 from segweave.config import Config, dump
 from segweave.cost import cost_table
 from segweave.data.augment import Resize
@@ -118,7 +118,7 @@ def advise(
     shared = next(way for way in ways if way.name == SHARED)
     trials.train([shared], partial(Probing, max(1, steps // _PROBES)))
     place, names = build.choose_device(device), list(tasks)
-    costs = _costs(config, trials.run(shared, first), images, split, place)
+    costs = cost_table(network(trials.run(shared, first), split).to(place), *cost_size(config, images))
     cost = GroupCost(costs["shared"], [costs["separate"][name] for name in names])
     weighed, asked = [weights[name] for name in names], limits or {}
     # limits that nothing keeps are said before all else is trained
@@ -201,12 +201,6 @@ def _inputs(images: Dataset, config: Config) -> list[torch.Tensor]:
     """Batches of images on which representations are compared: evenly spread ones, as they are evaluated."""
     chosen = np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).round().astype(int).tolist()
     return [batch for batch, _ in evaluation_batches(Subset(images, chosen), Resize(config.data.get("size")))]
-
-
-def _costs(config: Config, run: Path, images: Dataset, split: str, device: torch.device) -> Mapping[str, Any]:
-    """The cost table of the network of all tasks."""
-    size = config.data.get("size") or tuple(images.image(0).shape[-2:])
-    return cost_table(network(run, split).to(device), size[0], size[1])
 
 
 def _proposals(

@@ -204,8 +204,7 @@ def result(
     """What the page tells; the costs are measured on the device, on a network of the first seed."""
     tasks = {task.name: task for task in build_tasks(config)}
     base = trained[0].values if trained[0].name == SEPARATE else {}
-    size = config.data.get("size") or tuple(images.image(0).shape[-2:])
-    costs, where = _costs(trained, split, size, device)
+    costs, where = _costs(trained, split, cost_size(config, images), device)
     best = config.train.get("best", "mean_relative_gain")
     return ComparisonResult(
         name=Path(config.source).stem,
@@ -320,6 +319,11 @@ def _pictures(
         if (first := made[0][1]) is not None and shown:
             rows.append(PictureRow(first.id, first.image, list(shown.items())))
     return rows
+
+
+def cost_size(config: Config, images: Dataset) -> Sequence[int]:
+    """Height and width at which costs are measured: the config's, or those of the first image."""
+    return config.data.get("size") or tuple(images.image(0).shape[-2:])
 
 
 def made_with(run: Path, seeds: Sequence[int]) -> dict[str, str]:
