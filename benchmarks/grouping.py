@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=["streets", "nyuv2"], default=["streets", "nyuv2"])
     parser.add_argument("--seeds", type=int, default=10, help="of the streets")
-    parser.add_argument("--street-steps", type=int, default=100)
+    parser.add_argument("--street-steps", type=int, default=200)
     parser.add_argument("--photo-seeds", type=int, default=2)
     parser.add_argument("--photo-steps", type=int, default=60)
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "grouping")
