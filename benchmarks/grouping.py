@@ -1,6 +1,6 @@
 """Whether `segweave advise` tells which tasks belong together, where that is known.
 
-    python benchmarks/grouping.py                 # an hour and a half on 2 cores
+    python benchmarks/grouping.py                 # two hours on 2 cores
 
 On streets through a soiled lens, tasks of the street and tasks of the dirt are two families by construction: in how
 many seeds, each with streets and a network of its own, is that the best way to divide the tasks among two networks? On
@@ -36,10 +36,11 @@ STREETS, PHOTOS = HERE / "soiled_streets.yaml", HERE / "sharing_nyuv2.yaml"
 FAMILIES = [["semantic", "layout"], ["soiling", "dirty", "thickness"]]
 
 
-def advised(config: Path, folder: Path, *options: str) -> dict[str, Any]:
-    """What `segweave advise` found, after training what is not trained yet."""
+def advised(config: Path, folder: Path, redraw: bool, *options: str) -> dict[str, Any]:
+    """What `segweave advise` found, after training what is not trained yet, unless it is to be drawn anew alone."""
     command = [sys.executable, "-m", "segweave", "advise", str(config), *options, "--out", str(folder)]
-    subprocess.run(command, check=True)
+    if not redraw:
+        subprocess.run(command, check=True)
     return json.loads((folder / "advice.json").read_text(encoding="utf-8"))
 
 
@@ -59,31 +60,36 @@ def divided(found: Mapping[str, Any], measure: Mapping[str, Any]) -> list[list[s
 
 
 def streets(arguments: argparse.Namespace) -> list[str]:
-    rows: dict[str, list[str]] = {}
-    for seed in range(arguments.seeds):
-        chance = [f"train.seed={seed}", f"data.seed={seed}"]
-        options = ["--seeds", "1", "--steps", str(arguments.street_steps), "--no-pairs", "--max-networks", "2"]
-        found = advised(STREETS, arguments.runs / f"streets-{seed}", *chance, *options)
-        same = [sorted(map(sorted, groups)) for groups in (found["proposals"][0]["groups"], FAMILIES)]
-        rows.setdefault("the proposal", []).append("yes" if same[0] == same[1] else "no")
-        for measure in found["measures"]:
-            right = sorted(map(sorted, divided(found, measure))) == same[1]
-            rows.setdefault(f"two networks by {measure['key']}", []).append("yes" if right else "no")
-    lines = ["", "## Two families of tasks by construction", ""]
     families = " and ".join(", ".join(family) for family in FAMILIES)
+    lines = ["", "## Two families of tasks by construction", ""]
     lines += [
-        f"Tasks of the street and of the dirt on the lens: {families}. {arguments.street_steps} steps, at most two"
+        f"Tasks of the street and of the dirt on the lens: {families}. At most two networks, one seed, no pairs; in"
     ]
-    lines[-1] += " networks; in each seed other streets, other dirt and another start. Found the families?"
-    head = ["", *(f"seed {seed}" for seed in range(arguments.seeds)), "in all"]
-    body = [[name, *row, f"**{row.count('yes')} of {len(row)}**"] for name, row in rows.items()]
-    return [*lines, *table(head, body)]
+    lines[-1] += " each column other streets, other dirt and another start. Found the families?"
+    for steps in arguments.street_steps:
+        rows: dict[str, list[str]] = {}
+        facts: list[str] = []
+        for seed in range(arguments.seeds):
+            chance = [f"train.seed={seed}", f"data.seed={seed}"]
+            options = ["--seeds", "1", "--steps", str(steps), "--no-pairs", "--max-networks", "2"]
+            folder = arguments.runs / f"streets-{steps}-{seed}"
+            found = advised(STREETS, folder, arguments.redraw, *chance, *options)
+            same = [sorted(map(sorted, groups)) for groups in (found["proposals"][0]["groups"], FAMILIES)]
+            rows.setdefault("the proposal, by lookahead", []).append("yes" if same[0] == same[1] else "no")
+            for measure in found["measures"][1:]:
+                right = sorted(map(sorted, divided(found, measure))) == same[1]
+                rows.setdefault(f"two networks by {measure['key']}", []).append("yes" if right else "no")
+            facts = made(found)
+        head = [f"{steps} steps", *(f"seed {seed}" for seed in range(arguments.seeds)), "in all"]
+        body = [[name, *row, f"**{row.count('yes')} of {len(row)}**"] for name, row in rows.items()]
+        lines += [*table(head, body), *facts]
+    return lines
 
 
 def photos(arguments: argparse.Namespace) -> list[str]:
     comparison = json.loads(arguments.comparison.read_text(encoding="utf-8"))
     options = ["--seeds", str(arguments.photo_seeds), "--steps", str(arguments.photo_steps)]
-    found = advised(PHOTOS, arguments.runs / "nyuv2", *options)
+    found = advised(PHOTOS, arguments.runs / "nyuv2", arguments.redraw, *options)
     names = [task["name"] for task in found["tasks"]]
     heads = {task["name"]: task["headline"] for task in comparison["tasks"]}
     gains = np.full((len(names), len(names)), np.nan)
@@ -117,10 +123,10 @@ def photos(arguments: argparse.Namespace) -> list[str]:
         "",
         "Agreement of the orders of the six pairs; with six, only a correlation of 0.83 and more has p < 0.05:",
     ]
-    return [*lines, *table(["measure", "Spearman's rho", "Kendall's tau"], agreed), *facts(found), *facts(comparison)]
+    return [*lines, *table(["measure", "Spearman's rho", "Kendall's tau"], agreed), *made(found), *made(comparison)]
 
 
-def facts(found: Mapping[str, Any]) -> list[str]:
+def made(found: Mapping[str, Any]) -> list[str]:
     known = found["facts"]
     names = ("device", "started", "python", "torch", "torchvision", "timm", "git revision")
     return ["", f"{found['name']}: {', '.join(f'{name} {known[name]}' for name in names)}."]
@@ -134,9 +140,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=["streets", "nyuv2"], default=["streets", "nyuv2"])
     parser.add_argument("--seeds", type=int, default=10, help="of the streets")
-    parser.add_argument("--street-steps", type=int, default=200)
+    parser.add_argument("--street-steps", type=int, nargs="+", default=[100, 200])
     parser.add_argument("--photo-seeds", type=int, default=2)
     parser.add_argument("--photo-steps", type=int, default=60)
+    parser.add_argument("--redraw", action="store_true", help="tables of the advice that is there already")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "grouping")
     default = HERE.parent / "runs" / "data_efficiency" / "nyuv2" / "comparison.json"
     parser.add_argument("--comparison", type=Path, default=default)
