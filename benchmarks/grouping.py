@@ -121,7 +121,7 @@ def photos(arguments: argparse.Namespace) -> list[str]:
         agreed.append([key, f"{rho.statistic:+.2f} (p {rho.pvalue:.2g})", f"{tau.statistic:+.2f} (p {tau.pvalue:.2g})"])
     lines += [
         "",
-        "Agreement of the orders of the six pairs; with six, only a correlation of 0.83 and more has p < 0.05:",
+        "Agreement of the orders of the six pairs, with the chance of as much by luck:",
     ]
     return [*lines, *table(["measure", "Spearman's rho", "Kendall's tau"], agreed), *made(found), *made(comparison)]
 
