@@ -246,12 +246,11 @@ def test_what_nothing_keeps_is_said_with_the_cheapest() -> None:
     with pytest.raises(ConfigError) as error:
         groupings(np.ones((3, 3)), cost, [1.0] * 3, {"milliseconds": 11.5})
     assert str(error.value) == (
-        "limits: found milliseconds 11.5; expected what some grouping costs at most. The cheapest has the tasks 0 1 2 "
-        "(by position, one network between bars) and costs parameters 12, macs 12, milliseconds 12, networks 1, "
-        "peak_megabytes 6"
+        "limits: found milliseconds 11.5; expected no less than some grouping costs: 0, 1, 2 (a bar between networks) "
+        "is the nearest, with parameters 12, macs 12, milliseconds 12, networks 1, peak_megabytes 6"
     )
-    with pytest.raises(ConfigError, match=r"tasks 0 \| 1 \| 2 "):
-        groupings(np.ones((3, 3)), cost, [1.0] * 3, {"peak_megabytes": 3.9})
+    with pytest.raises(ConfigError, match=r"costs: near \| far \| sky "):
+        groupings(np.ones((3, 3)), cost, [1.0] * 3, {"peak_megabytes": 3.9}, names=["near", "far", "sky"])
     unknown = GroupCost({**row, "milliseconds": math.nan}, [{**row, "milliseconds": math.nan}] * 3)
     with pytest.raises(ConfigError, match="milliseconds nan"):
         groupings(np.ones((3, 3)), unknown, [1.0] * 3, {"milliseconds": 100.0})
