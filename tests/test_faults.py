@@ -345,7 +345,8 @@ def test_row_26_a_killed_worker_is_named_with_its_image(
 
     main = os.getpid()
     monkeypatch.setattr(Synthetic, "__getitem__", read)
-    outcome = train(segweave, written(tmp_path), "train.workers=1")
+    # in one batch: the training waits for it, and is in no function whose types are checked in tests when it is told
+    outcome = train(segweave, written(tmp_path), "train.workers=1", "train.batch_size=12")
     refused(outcome, "train.workers: worker 0 (process ", "'train-000007'", "memory", "--resume")
     # noticed by torch's signal handler or by a closed pipe, whichever comes first
     assert "was killed (Killed)" in outcome.err or "ended unexpectedly" in outcome.err
