@@ -76,14 +76,22 @@ class Forward:
         return total
 
 
-def train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch normalisation none of whose parameters is trained: its statistics stay as well."""
+def frozen_norms(model: nn.Module) -> list[nn.Module]:
+    """Batch normalisations none of whose parameters is trained; their statistics are to stay as well."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    own = [list(norm.parameters(recurse=False)) for norm in norms]
+    return [
+        norm
+        for norm, parameters in zip(norms, own, strict=True)
+        if parameters and not any(p.requires_grad for p in parameters)
+    ]
+
+
+def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    """Training mode, but for the `frozen_norms`."""
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            own = list(module.parameters(recurse=False))
-            if own and not any(p.requires_grad for p in own):
-                module.eval()
+    for norm in frozen:
+        norm.eval()
 
 
 def label_counts(model: MultiTaskModel, micro: Sequence[Batch]) -> tuple[dict[str, dict[str, float]], list[set[str]]]:

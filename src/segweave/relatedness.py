@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segweave.batch import Batch
 from segweave.data.loader import Effective
-from segweave.forward import Forward, label_counts, train_mode
+from segweave.forward import Forward, frozen_norms, label_counts, train_mode
 from segweave.model import MultiTaskModel
 from segweave.penalties import keep_statistics
 
@@ -56,7 +56,7 @@ def probe(model: MultiTaskModel, effective: Effective, optimizer: torch.optim.Op
     counts, here = label_counts(model, effective.micro)
     forward = Forward(model, "fp32", seed)
     modes = [(module, module.training) for module in model.modules()]
-    train_mode(model)
+    train_mode(model, frozen_norms(model))
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), keep_statistics(model):
             shared = [p for p in model.shared() if p.requires_grad]

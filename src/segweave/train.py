@@ -20,7 +20,7 @@ from segweave.balancing.method import Comparing
 from segweave.batch import Batch
 from segweave.data.loader import Effective
 from segweave.errors import ConfigError, DivergedError
-from segweave.forward import Forward, label_counts, train_mode
+from segweave.forward import Forward, frozen_norms, label_counts, train_mode
 from segweave.model import MultiTaskModel
 from segweave.optimizers import Schedule
 from segweave.peak import Peak
@@ -133,13 +133,14 @@ def fit(
             f"pass it [*model.parameters(), *balancer.parameters()]"
         )
     buffers = list(model.buffers())
+    frozen = frozen_norms(model)
     skipped_in_a_row = 0
     started = time.perf_counter()
     for number, item in enumerate(batches):
         waited = time.perf_counter() - started
         effective = Effective(number, 0, [item]) if isinstance(item, Batch) else item
         lr = schedule.set(effective.step, progress(effective.step)) if schedule else optimizer.param_groups[-1]["lr"]
-        train_mode(model)
+        train_mode(model, frozen)
         optimizer.zero_grad(set_to_none=True)
         counts, here = label_counts(model, effective.micro)
         micro = [batch.to(device) for batch in effective.micro]
