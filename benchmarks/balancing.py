@@ -4,11 +4,13 @@
     python benchmarks/balancing.py --rounds 3 --cells "3 ASPP heads" --arms segweave/equal bf16
 
 The floor is the step that one writes by hand: forward, `sum(losses).backward()`, `optimizer.step()`. All others train
-the same network on the same batch. In each round every one takes one step, in an order drawn anew, and the floor three;
-a ratio is that of a step to the median floor of its round, and what is shown is the median over the rounds. What took
-more than 1.5 floors in the first round steps in every fourth one only. LibMTL is
-installed into an environment of its own under `--environments`, and left out with a message where that fails; its
-ratios are to a floor in that environment. Peak memory is that of a process of its own for each. Ours is
+the same network on the same batch. In each round every one takes one step, in an order drawn anew, with a step of the
+floor before and after it; a ratio is that to the mean of the two, since a shared machine drifts within seconds, and
+what is shown is the median over the rounds. What took more than 2 floors in the first round steps in every third one
+only. At the parameters ours and the peers' methods step one after the other, and are compared by their own times.
+
+LibMTL is installed into an environment of its own under `--environments`, and left out with a message where that fails;
+its ratios are to a floor in that environment. Peak memory is that of a process of its own for each. Ours is
 `balancer.backward` in the hand-written loop: what balancing costs, without the log of `segweave.fit`.
 
 On a GPU the steps are those of a larger network, since a small one waits for Python there; they are timed with its
@@ -54,14 +56,21 @@ AT_FEATURES += ("fairgrad", "upgrad", "dualproj", "config", "conicgrad", "imgrad
 AT_PARAMETERS = ("mgda", "pcgrad", "cagrad", "upgrad", "imtl_g", "moco", "modo", "sdmgrad", "db_mtl", "excess_mtl")
 FEW = ("mgda", "pcgrad", "upgrad", "cagrad", "imtl_g")
 PEERS = {"mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad", "upgrad": "UPGrad", "imtl_g": "IMTLG"}
+LIBMTLS = {method: f"libmtl/{'IMTL' if method == 'imtl_g' else PEERS[method]}" for method in FEW}
 WEIGHED = ("segweave/equal/losses", "segweave/upgrad/features", "segweave/graddrop/features")
 WEIGHED += ("segweave/upgrad/parameters", "torchjd/UPGrad", "libmtl/PCGrad")
 TORCH = ("torch", "torchvision", "timm")
+AGAIN = "floor/again"
+"""The floor, timed as a method is: it differs from 1 by the noise alone."""
+
 LIBMTL = ("EW", "UW", "DWA", "GLS", "RLW", "GradNorm", "MGDA", "PCGrad", "GradVac", "CAGrad", "IMTL")
 LIBMTL += ("MGDA at the features", "IMTL at the features", "GradNorm at the features", "GradDrop at the features")
 
-_DEAR = 1.5
+_DEAR = 2
 """Floors that a step of the first round may take to be repeated in every round."""
+
+_SELDOM = 3
+"""What is dearer steps in every such round."""
 
 
 def arms_of(cell: str) -> list[str]:
@@ -71,6 +80,7 @@ def arms_of(cell: str) -> list[str]:
     parameters, peers = (AT_PARAMETERS, FEW) if whole else (FEW[:3], FEW[:3])
     libmtl = LIBMTL if whole else ("EW", "MGDA", "PCGrad", "MGDA at the features")
     return [
+        AGAIN,
         *(f"segweave/{method}/losses" for method in losses),
         *(f"segweave/{method}/features" for method in features),
         *(f"segweave/{method}/parameters" for method in parameters),
@@ -103,37 +113,75 @@ def libmtl_version(python: Path | None) -> str:
     return subprocess.check_output([str(python), "-c", words], text=True).strip() if python else "left out"
 
 
-def timed(
-    own: Worker, other: Worker | None, arms: Sequence[str], rounds: int, bf16: Sequence[str]
-) -> tuple[dict[str, list[float]], dict[str, str], float]:
-    """Ratios to the floor by arm, one a round; what an arm refused; and seconds of the floor."""
+class Timed(NamedTuple):
+    """The steps of a cell.
+
+    Args:
+        seconds: by arm and round.
+        ratios: the same, to the floor: to the mean of a step of it just before and one just after.
+        failed: what an arm refused.
+        floor: median seconds of the floor.
+    """
+
+    seconds: Mapping[str, Mapping[int, float]]
+    ratios: Mapping[str, Sequence[float]]
+    failed: Mapping[str, str]
+    floor: float
+
+    def between(self, ours: str, theirs: str) -> list[float]:
+        """Times of one arm in those of another, by round; empty where one was not timed."""
+        both = self.seconds.get(ours, {}).keys() & self.seconds.get(theirs, {}).keys()
+        return [self.seconds[ours][number] / self.seconds[theirs][number] for number in sorted(both)]
+
+
+def timed(own: Worker, other: Worker | None, arms: Sequence[str], rounds: int, bf16: Sequence[str]) -> Timed:
+    seconds: dict[str, dict[int, float]] = defaultdict(dict)
     ratios: dict[str, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     floors = []
     draw = random.Random(0)
     turns = [arm for arm in arms if other or not arm.startswith("libmtl")] + [f"{arm} bf16" for arm in bf16]
+    # what is compared directly is timed in turn
+    groups = [[f"segweave/{m}/parameters", f"torchjd/{PEERS[m]}", LIBMTLS[m]] for m in FEW]
+    groups = [[arm for arm in group if arm in turns] for group in groups]
+    grouped = {arm for group in groups for arm in group}
+    groups += [[arm] for arm in turns if arm not in grouped]
+
+    def step(arm: str) -> float | None:
+        worker = other if arm.startswith("libmtl") else own
+        assert worker
+        answer = worker("step", arm=arm.removesuffix(" bf16"), bf16=arm.endswith(" bf16"))
+        if "error" in answer:
+            failed[arm] = answer["error"]
+        return answer.get("seconds")
+
+    def floor(arm: str) -> float:
+        worker = other if arm.startswith("libmtl") else own
+        assert worker
+        floors.append(worker.must("step", arm="floor/", bf16=False)["seconds"])
+        return floors[-1]
+
     for number in range(rounds):
-        order = [*turns, *["floor/"] * 3, *(["libmtl floor/"] * 3 if other else [])]
-        draw.shuffle(order)
-        seconds: dict[str, list[float]] = defaultdict(list)
-        for arm in order:
-            if arm in failed or (number % 4 and arm in ratios and ratios[arm][0] > _DEAR):
+        draw.shuffle(groups)
+        just: tuple[bool, float] | None = None  # whose floor stepped last, and how long
+        for group in groups:
+            draw.shuffle(group)
+            if number % _SELDOM and any(ratios[arm] and ratios[arm][0] > _DEAR for arm in group):
                 continue
-            worker = other if arm.startswith("libmtl") else own
-            assert worker
-            name = arm.removesuffix(" bf16").replace("libmtl floor/", "floor/")
-            answer = worker("step", arm=name, bf16=arm.endswith(" bf16"))
-            if "error" in answer:
-                failed[arm] = answer["error"]
-            else:
-                seconds[arm].append(answer["seconds"])
-        floors.append(statistics.median(seconds["floor/"]))
-        for arm in turns:
-            floor = seconds["libmtl floor/" if arm.startswith("libmtl") else "floor/"]
-            if seconds[arm]:
-                ratios[arm].append(seconds[arm][0] / statistics.median(floor))
-        print(f"  round {number + 1} of {rounds}: the floor took {floors[-1]:.3f} s", flush=True)
-    return ratios, failed, statistics.median(floors)
+            for arm in group:
+                if arm in failed:
+                    continue
+                side = arm.startswith("libmtl")
+                before = just[1] if just and just[0] == side else floor(arm)
+                took = step(arm)
+                after = floor(arm)
+                just = side, after
+                if took is not None:
+                    seconds[arm][number] = took
+                    ratios[arm].append(2 * took / (before + after))
+        print(f"  round {number + 1} of {rounds}: the floor takes {statistics.median(floors):.3f} s", flush=True)
+    ordered = {arm: ratios[arm] for arm in turns if ratios[arm]}
+    return Timed(seconds, ordered, failed, statistics.median(floors))
 
 
 def memory(pythons: Mapping[str, Path | str], cell: Cell, arms: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -177,10 +225,9 @@ def interval(found: Sequence[float]) -> tuple[float, float]:
     return ordered[place], ordered[n - 1 - place]
 
 
-def checks(
-    cell: str, ratios: Mapping[str, Sequence[float]], megabytes: Mapping[str, Mapping[str, float]], on_gpu: bool
-) -> list[Check]:
+def checks(cell: str, steps: Timed, megabytes: Mapping[str, Mapping[str, float]], on_gpu: bool) -> list[Check]:
     """The dearest of a family is the largest of many medians, and so above the truth; the family's own is not."""
+    ratios = steps.ratios
 
     def family(words: str, methods: Sequence[str], space: str, limit: float) -> list[Check]:
         there = {m: ratios[f"segweave/{m}/{space}"] for m in methods if f"segweave/{m}/{space}" in ratios}
@@ -198,15 +245,14 @@ def checks(
         found.append(Check("FAMO / floor", famo, 1.35))
     if cell in SHOWN:
         found += family("gradient methods at the features", AT_FEATURES, "features", 1.1)
+    least = 1.3 if cell == "3 ASPP heads" else 1.1
     for method in FEW:
-        ours = ratios.get(f"segweave/{method}/parameters", ())
-        others = {"TorchJD's": (f"torchjd/{PEERS[method]}", 1.0)}
-        least = 1.3 if cell == "3 ASPP heads" else 1.1
-        others["LibMTL's"] = (f"libmtl/{'IMTL' if method == 'imtl_g' else PEERS[method]}", 1 / least)
-        for whose, (arm, limit) in others.items():
-            pairs = list(zip(ours, ratios.get(arm, ()), strict=False))
-            if pairs:
-                found.append(Check(f"{method} at the parameters / {whose}", [a / b for a, b in pairs], limit))
+        for whose, arm, limit in (
+            ("TorchJD's", f"torchjd/{PEERS[method]}", 1.0),
+            ("LibMTL's", LIBMTLS[method], 1 / least),
+        ):
+            if both := steps.between(f"segweave/{method}/parameters", arm):
+                found.append(Check(f"{method} at the parameters / {whose}", both, limit))
     if not on_gpu and (precise := ratios.get("segweave/upgrad/features bf16")):
         found.append(Check("bf16 and channels last, at the features / floor in fp32", precise, 0.6))
     for arm, size in megabytes.items():
@@ -228,6 +274,8 @@ def spoken(arm: str) -> tuple[str, str]:
     place = {"features": " at the features", "parameters": " at the parameters", "last": " at the last layer"}.get(
         where, ""
     )
+    if arm == AGAIN:
+        return "", "the floor again"
     return {"segweave": "segweave", "torchjd": "TorchJD", "libmtl": "LibMTL"}[side], method + place + precise
 
 
@@ -307,21 +355,21 @@ def main() -> None:
             print(f"{name}: {cell}", flush=True)
             for worker in filter(None, (own, other)):
                 worker.must("build", cell=asdict(cell), bf16=[False, True] if bf16 and worker is own else [False])
-            ratios, failed, floor = timed(own, other, arms, arguments.rounds, bf16)
-            medians = {arm: statistics.median(found) for arm, found in ratios.items()}
+            steps = timed(own, other, arms, arguments.rounds, bf16)
+            medians = {arm: statistics.median(found) for arm, found in steps.ratios.items()}
             results[name] = medians
             weighed = ["floor/", *(arm for arm in WEIGHED if arm in medians)]
             megabytes = memory(pythons, cell, weighed) if cell.heads == "aspp" else {}
-            required += [check.row(name) for check in checks(name, ratios, megabytes, on_gpu)]
+            required += [check.row(name) for check in checks(name, steps, megabytes, on_gpu)]
             rows = []
-            for arm, found in ratios.items():
+            for arm, found in steps.ratios.items():
                 quarters = statistics.quantiles(found, n=4) if len(found) > 1 else [found[0]] * 3
                 peak = f"{megabytes[arm]['megabytes']:.0f} MB" if arm in megabytes else ""
                 rows.append([*spoken(arm), f"{medians[arm]:.3f}", f"{quarters[0]:.3f} to {quarters[2]:.3f}", peak])
-            rows += [[*spoken(arm), "refused", why, ""] for arm, why in failed.items()]
+            rows += [[*spoken(arm), "refused", why, ""] for arm, why in steps.failed.items()]
             if on_gpu:
                 copies = {}
-                for row, arm in zip(rows, ratios, strict=False):
+                for row, arm in zip(rows, steps.ratios, strict=False):
                     if arm.startswith("segweave"):
                         asked = {"arm": arm.removesuffix(" bf16"), "bf16": arm.endswith(" bf16")}
                         copies[arm] = own.must("copies", **asked)["copies"]
@@ -331,7 +379,7 @@ def main() -> None:
             size = f"batch {cell.batch}, {cell.height} x {cell.width}"
             peak = f", {megabytes['floor/']['megabytes']:.0f} MB at the peak" if megabytes else ""
             parts.append(
-                f"## {name}\n\n{cell.encoder}, dilated, {size}; the floor takes {1000 * floor:.0f} ms{peak}.\n"
+                f"## {name}\n\n{cell.encoder}, dilated, {size}; the floor takes {1000 * steps.floor:.0f} ms{peak}.\n"
             )
             parts.append(table(["", "method", "time / floor", "middle half of the rounds", "peak memory"], rows) + "\n")
             text = page(arguments, facts, theirs, required, parts)
@@ -363,7 +411,7 @@ def page(
         f"# What balancing costs\n\nMade by `python benchmarks/balancing.py{options}` on {date.today()}: {machine}, "
         f"Python {platform.python_version()}, {packages}, LibMTL {libmtl_version(theirs)}.\n"
         f"{arguments.rounds} rounds; every number is a ratio to a plain sum of the losses on the same network and "
-        f"batch, taken in the same round. A limit is met where the median is below it, not met\n"
+        f"batch, just before and just after. A limit is met where the median is below it, not met\n"
         f"where its 95 % interval lies above it, and open between.\n"
     )
     limits = "## What is asked for\n\n" + table(["network", "", "ratio", "95 %", "at most", "met"], words) + "\n"

@@ -90,11 +90,11 @@ def test_weights_are_not_rounded_to_the_features_number_type(dtype: torch.dtype)
     base, noise = torch.randn(1000, generator=draw), torch.randn(1000, generator=draw)
     rows = torch.stack([base, -0.7 * base + 0.02 * noise]).to(dtype)
     weights = UPGrad().weigh(rows.float() @ rows.float().T, ("a", "b"), torch.ones(2), True)
-    (mixed,) = mix(weights, [rows])
+    (mixed,) = mix(weights, [list(rows)], [rows[0]])
     assert mixed.dtype == dtype
     # rounding of the result itself is noise of 2^-9 of its length, against a cosine of 0.014
     assert bool((rows.double() @ mixed.double() > 0).all())
-    (large,) = mix(torch.tensor([1e6, 0.0]), [1e-3 * rows])
+    (large,) = mix(torch.tensor([1e6, 0.0]), [list(1e-3 * rows)], [rows[0]])
     assert large.isfinite().all()
 
 

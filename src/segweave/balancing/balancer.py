@@ -96,16 +96,15 @@ class GramianBalancer(Comparing):
             backward([], [], objective.regulariser, objective.scale)
             if not objective.last:
                 return {}, None
-            parameters, jacobian = self._held.take(objective)
-            summed = [objective.reduce(block) for block in jacobian]
-            gramian = inner_products(summed, whole, objective.scale)
+            parameters, columns = self._held.take(objective)
+            gramian = inner_products(columns, parameters, whole, objective.scale, objective.reduce)
             weights = self.weigh(gramian, objective.tasks, whole, True).detach().to(gramian)
-            accumulate(parameters, mix(weights, jacobian))
+            accumulate(parameters, mix(weights, columns, parameters), copied=False)
             return dict(zip(objective.tasks, weights, strict=True)), gramian
         places = present(objective) if space != "parameters" else list(range(len(objective.tasks)))
         if space == "features":
-            targets, jacobian, behind = at_features(objective, places)
-            gramian = objective.reduce(inner_products(jacobian, whole[places], objective.scale))
+            targets, columns, behind = at_features(objective, places)
+            gramian = objective.reduce(inner_products(columns, targets, whole[places], objective.scale))
         else:
             if space == "parameters" and not (self.first and objective.last):
                 raise ConfigError(
@@ -114,7 +113,7 @@ class GramianBalancer(Comparing):
                 )
             where = trainable(objective.shared if space == "parameters" else objective.closing)
             gramian = gramian_by_blocks(objective, places, where, self.chunk if space == "parameters" else None)
-            targets, jacobian, behind = [], [], []
+            targets, columns, behind = [], [], []
         names = tuple(objective.tasks[place] for place in places)
         weights = whole.new_zeros(0)
         if places:
@@ -123,7 +122,7 @@ class GramianBalancer(Comparing):
             _send_behind(objective, weights, behind)
             backward(
                 targets if places else [],
-                mix(weights, jacobian) if places else [],
+                mix(weights, columns, targets) if places else [],
                 objective.regulariser,
                 objective.scale,
             )
@@ -166,17 +165,17 @@ class JacobianBalancer(Comparing):
         behind: list[list[Tensor | None]] = []
         if space == "features":
             places = present(objective)
-            targets, jacobian, behind = at_features(objective, places)
+            targets, columns, behind = at_features(objective, places)
         else:
             places = list(range(len(objective.tasks)))
             self._held.add(objective)
             backward([], [], objective.regulariser, objective.scale)
             if not objective.last:
                 return {}, None
-            targets, jacobian = self._held.take(objective)
+            targets, columns = self._held.take(objective)
         names = tuple(objective.tasks[place] for place in places)
         ones = whole.new_ones(len(places))
-        rows = flat(jacobian, ones, objective.scale)
+        rows = flat(columns, targets, ones, objective.scale)
         rows = objective.reduce(rows) if space == "parameters" else rows
         mixed = whole.new_zeros(rows.shape[1])
         if places:
@@ -229,16 +228,16 @@ class RowBalancer(Comparing):
     ) -> tuple[dict[str, Tensor], Float[Tensor, "n n"] | None]:
         if space == "last":
             places = present(objective)
-            targets, jacobian = at_closing(objective, places)
+            targets, columns = at_closing(objective, places)
         else:
             places = list(range(len(objective.tasks)))
             self._held.add(objective)
             if not objective.last:
                 backward([], [], objective.regulariser, objective.scale)
                 return {}, None
-            targets, jacobian = self._held.take(objective)
+            targets, columns = self._held.take(objective)
         names = tuple(objective.tasks[place] for place in places)
-        now = objective.reduce(flat(jacobian, whole[places], objective.scale))
+        now = objective.reduce(flat(columns, targets, whole[places], objective.scale))
         weights = whole.new_zeros(0)
         if places:
             rows = self.track(now, names, whole[places], objective.last)

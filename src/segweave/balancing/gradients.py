@@ -8,6 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Column = Sequence[Tensor | None]
+"""The gradients of several losses at one target; None where a loss does not reach it."""
+
+_PIECE = 2**18
+"""Values, a megabyte of them."""
+
 
 def identity(value: Tensor) -> Tensor:
     """The sum over one process."""
@@ -48,34 +54,54 @@ def differentiate(
     return read, list(gradients[len(targets) :])
 
 
-def stacked(rows: Sequence[Sequence[Tensor | None]], targets: Sequence[Tensor]) -> list[Tensor]:
-    """Per target, the rows [n, *target], with zeros for None."""
-    if not rows:
-        return [target.new_zeros((0, *target.shape)) for target in targets]
-    return [
-        torch.stack([torch.zeros_like(target) if g is None else g for g in column])
-        for target, column in zip(targets, zip(*rows, strict=True), strict=True)
-    ]
+def columns_of(rows: Sequence[Sequence[Tensor | None]], targets: Sequence[Tensor]) -> list[Column]:
+    """Gradients by task as gradients by target."""
+    return list(zip(*rows, strict=True)) if rows else [()] * len(targets)
 
 
-def inner_products(jacobian: Sequence[Tensor], like: Tensor, scale: float | Tensor) -> Float[Tensor, "n n"]:
-    """Of the rows of [n, *target] per target, without the scale; float32.
+def inner_products(
+    columns: Sequence[Column],
+    targets: Sequence[Tensor],
+    like: Float[Tensor, " n"],
+    scale: float | Tensor,
+    reduce: Callable[[Tensor], Tensor] = identity,
+) -> Float[Tensor, "n n"]:
+    """Of the gradients of n losses at some targets, without the scale; float32.
 
     Args:
-        like: a tensor [n] on the right device, for when there is no target.
+        columns: per target.
+        like: a tensor on the right device, for when there is no target.
+        reduce: sums the gradients over processes, all of which have the same targets.
     """
-    total = like.new_zeros((len(like), len(like)), dtype=torch.float32)
-    for block in jacobian:
-        rows = _unscaled(block.flatten(1).float(), scale)
-        total = total + rows @ rows.T
+    n = len(like)
+    total = like.new_zeros((n, n), dtype=torch.float32)
+    for column, target in zip(columns, targets, strict=True):
+        if not n:
+            break
+        rows = [None if gradient is None else gradient.reshape(-1) for gradient in column]
+        size = target.numel()
+        # on a CPU by pieces that stay in its cache
+        step = max(1, _PIECE // n) if target.device.type == "cpu" else size
+        for start in range(0, size, step):
+            nothing = target.new_zeros(min(step, size - start), dtype=torch.float32)
+            piece = torch.stack([nothing if row is None else row[start : start + step].float() for row in rows])
+            piece = _unscaled(reduce(piece), scale)
+            total = total + piece @ piece.T
     return total
 
 
-def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Adds to `.grad`; None adds nothing."""
+def accumulate(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], *, copied: bool = True) -> None:
+    """Adds to `.grad`; None adds nothing.
+
+    Args:
+        copied: false for gradients that nobody else holds, which become `.grad` where there was none.
+    """
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            parameter.grad = gradient.detach().clone() if parameter.grad is None else parameter.grad + gradient
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad + gradient
+            else:
+                parameter.grad = gradient.detach().clone() if copied else gradient.detach()
 
 
 def trainable(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -96,16 +122,24 @@ def blocks(parameters: Sequence[Tensor], most: int | None) -> list[list[Tensor]]
     return groups
 
 
-def mix(weights: Float[Tensor, " n"], jacobian: Sequence[Tensor]) -> list[Tensor]:
-    """The weighted sum of the rows of [n, *target], per target.
+def mix(weights: Float[Tensor, " n"], columns: Sequence[Column], targets: Sequence[Tensor]) -> list[Tensor]:
+    """The weighted sum of the gradients, per target; tensors that nobody else holds.
 
     In float32 at least: weights that are rounded to bf16 turn the sum of nearly opposite rows, and large ones are
     infinite in fp16.
     """
     mixed = []
-    for block in jacobian:
-        wide = torch.promote_types(weights.dtype, block.dtype)
-        mixed.append(torch.tensordot(weights.to(wide), block.to(wide), dims=1).to(block.dtype))
+    for column, target in zip(columns, targets, strict=True):
+        wide = torch.promote_types(weights.dtype, target.dtype)
+        total: Tensor | None = None
+        for weight, gradient in zip(weights.to(wide), column, strict=True):
+            if gradient is None:
+                continue
+            if total is None:
+                total = weight * gradient.to(wide)
+            else:
+                total.addcmul_(weight, gradient.to(wide))
+        mixed.append(torch.zeros_like(target) if total is None else total.to(target.dtype))
     return mixed
 
 
@@ -121,14 +155,21 @@ def backward(
         torch.autograd.backward(roots, seeds)
 
 
-def flat(jacobian: Sequence[Tensor], like: Float[Tensor, " n"], scale: float | Tensor) -> Float[Tensor, "n P"]:
-    """Rows of [n, *target] per target as one matrix, without the scale; float32.
+def flat(
+    columns: Sequence[Column], targets: Sequence[Tensor], like: Float[Tensor, " n"], scale: float | Tensor
+) -> Float[Tensor, "n P"]:
+    """The gradients of n losses at all targets as one matrix, without the scale; float32.
 
     Args:
-        like: a tensor [n] on the right device, for when there is no target.
+        columns: per target.
+        like: a tensor on the right device, for when there is no target.
     """
-    rows = [block.flatten(1).float() for block in jacobian] or [like.new_zeros((len(like), 0))]
-    return _unscaled(torch.cat(rows, 1) if len(rows) > 1 else rows[0], scale)
+    rows = like.new_empty((len(like), sum(target.numel() for target in targets)), dtype=torch.float32)
+    parts = rows.split([target.numel() for target in targets], 1)
+    for column, part in zip(columns, parts, strict=True):
+        for gradient, row in zip(column, part, strict=True):
+            row.zero_() if gradient is None else row.copy_(gradient.reshape(-1))
+    return _unscaled(rows, scale)
 
 
 def parted(row: Float[Tensor, " P"], targets: Sequence[Tensor]) -> list[Tensor]:

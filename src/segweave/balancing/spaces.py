@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segweave.balancing.gradients import accumulate, blocks, differentiate, identity, inner_products, stacked, trainable
+from segweave.balancing.gradients import (
+    Column,
+    accumulate,
+    blocks,
+    columns_of,
+    differentiate,
+    identity,
+    inner_products,
+    trainable,
+)
 from segweave.balancing.objective import Objective
 from segweave.errors import ConfigError
 
@@ -80,12 +89,12 @@ def present(objective: Objective) -> list[int]:
     return [position for position, is_here in enumerate(here) if is_here]
 
 
-def at_features(objective: Objective, places: Sequence[int]) -> tuple[list[Tensor], list[Tensor], list[Rows]]:
+def at_features(objective: Objective, places: Sequence[int]) -> tuple[list[Tensor], list[Column], list[Rows]]:
     """Each head differentiated once, down to the common features; private parameters get their own gradient.
 
     Returns:
-        The features that need a gradient, the rows [n, *feature] of these tasks at each, and by task the gradients at
-        what lies between them and the heads.
+        The features that need a gradient, the gradients of these tasks at each, and by task the gradients at what
+        lies between them and the heads.
     """
     targets, between = trainable(objective.common), trainable(objective.between)
     rows, behind = [], []
@@ -93,13 +102,13 @@ def at_features(objective: Objective, places: Sequence[int]) -> tuple[list[Tenso
         row, rest = _own(objective, place, targets, between, cut=True)
         rows.append(row)
         behind.append(rest)
-    return targets, stacked(rows, targets), behind
+    return targets, columns_of(rows, targets), behind
 
 
-def at_closing(objective: Objective, places: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters of the last layer and the rows [n, *parameter] at each; private parameters get their own."""
+def at_closing(objective: Objective, places: Sequence[int]) -> tuple[list[Tensor], list[Column]]:
+    """The parameters of the last layer and the tasks' gradients at each; private parameters get their own."""
     targets = trainable(objective.closing)
-    return targets, stacked([_own(objective, place, targets, [], cut=False)[0] for place in places], targets)
+    return targets, columns_of([_own(objective, place, targets, [], cut=False)[0] for place in places], targets)
 
 
 def gramian_by_blocks(
@@ -117,8 +126,8 @@ def gramian_by_blocks(
             else differentiate(objective.loss(place) * objective.scale, block, [], cut=False)[0]
             for place in places
         ]
-        jacobian = [objective.reduce(column) for column in stacked(rows, block)]
-        total = total + inner_products(jacobian, objective.losses.detach()[list(places)], objective.scale)
+        like = objective.losses.detach()[list(places)]
+        total = total + inner_products(columns_of(rows, block), block, like, objective.scale, objective.reduce)
     return total
 
 
@@ -143,15 +152,13 @@ class Held:
             ]
         self._rows = rows
 
-    def take(self, objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
-        """The shared parameters that a task reaches, and the rows [n, *parameter] at each; starts anew."""
+    def take(self, objective: Objective) -> tuple[list[Tensor], list[Column]]:
+        """The shared parameters that a task reaches, and the tasks' gradients at each; starts anew."""
         shared = trainable(objective.shared)
-        columns = list(zip(*self._rows, strict=True)) if self._rows else []
+        columns = columns_of(self._rows, shared)
         reached = [i for i, column in enumerate(columns) if any(g is not None for g in column)]
-        parameters = [shared[i] for i in reached]
-        rows = [[row[i] for i in reached] for row in self._rows]
         self.clear()
-        return parameters, stacked(rows, parameters)
+        return [shared[i] for i in reached], [columns[i] for i in reached]
 
     def clear(self) -> None:
         self._rows = []
@@ -179,12 +186,12 @@ class Measure:
             self._held.add(objective, private=False)
             if not objective.last:
                 return None, overlap, space
-            jacobian = [objective.reduce(block) for block in self._held.take(objective)[1]]
-            return inner_products(jacobian, losses, objective.scale), overlap, space
+            targets, columns = self._held.take(objective)
+            return inner_products(columns, targets, losses, objective.scale, objective.reduce), overlap, space
         targets = trainable(objective.common)
         scaled = [objective.loss(place) * objective.scale for place in range(len(objective.tasks))]
-        jacobian = stacked([differentiate(loss, targets, [], cut=True)[0] for loss in scaled], targets)
-        return objective.reduce(inner_products(jacobian, losses, objective.scale)), overlap, space
+        columns = columns_of([differentiate(loss, targets, [], cut=True)[0] for loss in scaled], targets)
+        return objective.reduce(inner_products(columns, targets, losses, objective.scale)), overlap, space
 
     def clear(self) -> None:
         self._held.clear()
